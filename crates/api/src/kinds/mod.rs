@@ -1,0 +1,99 @@
+//! The table of built-in kinds: one file a kind, each with its description and, where it has any, its rules.
+//! The registry, discovery, OpenAPI and printing work from this table alone.
+
+mod config_map;
+mod controller_revision;
+mod daemon_set;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod job;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod replica_set;
+mod secret;
+pub mod service;
+mod service_account;
+mod workload;
+
+use crate::{Kind, NameRule, Rules, ScalePaths, Scope, kind::Text};
+use std::sync::{Arc, LazyLock};
+
+static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
+    [
+        config_map::kind(),
+        endpoints::kind(),
+        event::kind(),
+        namespace::kind(),
+        node::kind(),
+        pod::kind(),
+        secret::kind(),
+        service::kind(),
+        service_account::kind(),
+        controller_revision::kind(),
+        daemon_set::kind(),
+        deployment::kind(),
+        replica_set::kind(),
+        job::kind(),
+        lease::kind(),
+        endpoint_slice::kind(),
+    ]
+    .map(Arc::new)
+    .into()
+});
+
+/// All built-in kinds, group by group.
+pub fn table() -> Vec<Arc<Kind>> {
+    TABLE.clone()
+}
+
+/// The built-in kind with that group (`""` for core), version and plural name.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
+    TABLE.iter().find(|k| k.group == group && k.version == version && k.plural == plural).cloned()
+}
+
+/// A namespaced kind with nothing special about it: the base that each file changes where it must.
+fn base(
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    rules: impl Rules + 'static,
+) -> Kind {
+    Kind {
+        group: group.into(),
+        version: version.into(),
+        kind: kind.into(),
+        plural: plural.into(),
+        singular: kind.to_lowercase().into(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        scope: Scope::Namespaced,
+        name_rule: NameRule::DnsSubdomain,
+        has_status: false,
+        has_generation: false,
+        scale: None,
+        columns: Vec::new(),
+        selectable_fields: Vec::new(),
+        rules: Arc::new(rules),
+    }
+}
+
+fn texts(texts: &[&'static str]) -> Vec<Text> {
+    texts.iter().map(|t| Text::Borrowed(*t)).collect()
+}
+
+/// The scale of everything with `spec.replicas`, `status.replicas` and a label selector.
+fn replicas_scale() -> ScalePaths {
+    ScalePaths {
+        spec_replicas: "/spec/replicas".into(),
+        status_replicas: "/status/replicas".into(),
+        selector: "/spec/selector".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

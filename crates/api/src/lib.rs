@@ -1,0 +1,27 @@
+//! Orlop's table of kinds and the pure rules of each: defaults, validation, printing, selectors,
+//! quantities, names. Nothing here does I/O, reads a clock or draws a random number: those are handed in.
+
+pub mod duration;
+pub mod field_error;
+pub mod field_path;
+pub mod int_or_string;
+pub mod kind;
+pub mod kinds;
+pub mod metadata;
+pub mod name;
+
+pub mod node_affinity;
+pub mod object;
+pub mod pod_resources;
+pub mod pod_spec;
+pub mod print;
+pub mod qos;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod taint;
+
+pub use field_error::{FieldError, FieldErrorKind};
+pub use field_path::{FieldErrors, Path};
+pub use kind::{Column, Deletion, Kind, NameRule, Rules, ScalePaths, Scope};
+pub use status::Status;

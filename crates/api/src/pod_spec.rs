@@ -1,0 +1,18 @@
+//! The rules of pod specs, shared by Pod and everything with a pod template: what is filled in, what is refused,
+//! what may change. One module for each part of a spec; none knows which kind it stands in.
+
+pub mod containers;
+pub mod defaults;
+pub mod env;
+pub mod image;
+pub mod probes;
+pub mod resources;
+pub mod scheduling;
+pub mod security;
+pub mod template;
+pub mod update;
+pub mod validate;
+pub mod volumes;
+
+/// Largest value of a signed 32-bit number, the type of most numbers in the API.
+pub(crate) const MAX_INT32: i64 = i32::MAX as i64;

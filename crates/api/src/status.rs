@@ -1,0 +1,168 @@
+//! The answer to a request that failed: `Status` of meta/v1, with the HTTP code and reason that Kubernetes
+//! gives for each case (API conventions, "Response Status Kind"). Every error that leaves Orlop's API has
+//! this shape; what only a log should hold never goes into it.
+
+use crate::{FieldError, Kind};
+use serde_json::{Value, json};
+
+/// A failed request, ready to be sent.
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
+#[error("{message}")]
+pub struct Status {
+    /// HTTP code.
+    pub code: u16,
+    /// Machine-readable reason (`NotFound`, `AlreadyExists`, …).
+    pub reason: &'static str,
+    /// What a person reads.
+    pub message: String,
+    /// `details`, where there are any.
+    pub details: Option<Value>,
+}
+
+/// `pods "web" …` or `deployments.apps "web" …`: how Kubernetes names an object in a message.
+fn qualified(group: &str, resource: &str) -> String {
+    if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") }
+}
+
+impl Status {
+    /// A status without details.
+    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: None }
+    }
+
+    fn about(code: u16, reason: &'static str, kind: &Kind, name: &str, message: String) -> Self {
+        let details = json!({"name": name, "group": kind.group, "kind": kind.plural});
+        Self { code, reason, message, details: Some(details) }
+    }
+
+    /// 404: no such object.
+    pub fn not_found(kind: &Kind, name: &str) -> Self {
+        let q = qualified(&kind.group, &kind.plural);
+        Self::about(404, "NotFound", kind, name, format!("{q} \"{name}\" not found"))
+    }
+
+    /// 404: no such path or resource.
+    pub fn no_such_resource() -> Self {
+        let mut s = Self::new(404, "NotFound", "the server could not find the requested resource");
+        s.details = Some(json!({}));
+        s
+    }
+
+    /// 409: the name is taken.
+    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+        let q = qualified(&kind.group, &kind.plural);
+        Self::about(409, "AlreadyExists", kind, name, format!("{q} \"{name}\" already exists"))
+    }
+
+    /// 409: somebody else wrote first, or a precondition failed. `why` completes the sentence.
+    pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+        let q = qualified(&kind.group, &kind.plural);
+        let message = format!("Operation cannot be fulfilled on {q} \"{name}\": {why}");
+        Self::about(409, "Conflict", kind, name, message)
+    }
+
+    /// 409 in the usual words for a stale `resourceVersion`.
+    pub fn stale(kind: &Kind, name: &str) -> Self {
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(kind, name, why)
+    }
+
+    /// 422: one or more fields are wrong. Messages and causes list each of them.
+    pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        let causes: Vec<Value> = errors
+            .iter()
+            .map(|e| json!({"reason": e.kind.reason(), "message": e.message(), "field": e.path}))
+            .collect();
+        let list = match errors {
+            [one] => one.to_string(),
+            many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        let q = if kind.group.is_empty() {
+            kind.kind.to_string()
+        } else {
+            format!("{}.{}", kind.kind, kind.group)
+        };
+        Self {
+            code: 422,
+            reason: "Invalid",
+            message: format!("{q} \"{name}\" is invalid: {list}"),
+            details: Some(json!({"name": name, "group": kind.group, "kind": kind.kind, "causes": causes})),
+        }
+    }
+
+    /// 403: this identity may not do that. `why` completes the sentence.
+    pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
+        let q = qualified(&kind.group, &kind.plural);
+        Self::about(403, "Forbidden", kind, name, format!("{q} \"{name}\" is forbidden: {why}"))
+    }
+
+    /// 400: the request cannot be understood.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    /// 401: who are you?
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// 405: the resource does not do that.
+    pub fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self::new(405, "MethodNotAllowed", message)
+    }
+
+    /// 406: no representation that the client accepts.
+    pub fn not_acceptable(message: impl Into<String>) -> Self {
+        Self::new(406, "NotAcceptable", message)
+    }
+
+    /// 410: the revision asked for is gone; list again.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(410, "Expired", message)
+    }
+
+    /// 413: the body is larger than allowed.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
+    /// 415: a body of a type that is not understood here.
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 429: try again after `seconds`.
+    pub fn too_many_requests(message: impl Into<String>, seconds: u64) -> Self {
+        let mut s = Self::new(429, "TooManyRequests", message);
+        s.details = Some(json!({"retryAfterSeconds": seconds}));
+        s
+    }
+
+    /// 500: ours is the fault. The message must not leak what belongs into the log.
+    pub fn internal(message: impl std::fmt::Display) -> Self {
+        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+    }
+
+    /// 503: not now (starting, shutting down, the disk is full).
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message)
+    }
+
+    /// 504: it took too long.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(504, "Timeout", message)
+    }
+
+    /// The object as it goes over the wire.
+    pub fn to_json(&self) -> Value {
+        let mut v = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code,
+        });
+        if let Some(details) = &self.details {
+            v["details"] = details.clone();
+        }
+        v
+    }
+}
