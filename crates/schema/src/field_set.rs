@@ -1,0 +1,236 @@
+//! Sets of fields, as `metadata.managedFields` holds them (sigs.k8s.io/structured-merge-diff, "fieldsV1"): a tree
+//! whose steps are `f:NAME` (a field or map key), `k:{…}` (a list entry by its keys), `v:…` (a list entry by its
+//! value) and `i:N`. Plain set algebra; where paths come from is the business of `apply`.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// A set of paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldSet {
+    steps: BTreeMap<String, Node>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Node {
+    /// Whether the path that ends here is in the set.
+    member: bool,
+    below: FieldSet,
+}
+
+/// The step to a field or map key.
+pub fn field_step(name: &str) -> String {
+    format!("f:{name}")
+}
+
+/// The step to a list entry known by its value.
+pub fn value_step(value: &Value) -> String {
+    format!("v:{value}")
+}
+
+/// The step to a list entry known by its keys; `keys` need no order.
+pub fn key_step<'a>(keys: impl Iterator<Item = (&'a str, Value)>) -> String {
+    let sorted: BTreeMap<&str, Value> = keys.collect();
+    let fields: Vec<String> =
+        sorted.iter().map(|(k, v)| format!("{}:{v}", Value::String(k.to_string()))).collect();
+    format!("k:{{{}}}", fields.join(","))
+}
+
+impl FieldSet {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// How many paths are in it.
+    pub fn len(&self) -> usize {
+        self.steps.values().map(|n| usize::from(n.member) + n.below.len()).sum()
+    }
+
+    /// Adds a path. The empty path names the whole object, which nobody owns.
+    pub fn insert(&mut self, path: &[String]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let node = self.steps.entry(first.clone()).or_default();
+        if rest.is_empty() {
+            node.member = true;
+        } else {
+            node.below.insert(rest);
+        }
+    }
+
+    /// Whether a path is in it.
+    pub fn has(&self, path: &[&str]) -> bool {
+        match path {
+            [] => false,
+            [last] => self.steps.get(*last).is_some_and(|n| n.member),
+            [first, rest @ ..] => self.steps.get(*first).is_some_and(|n| n.below.has(rest)),
+        }
+    }
+
+    /// Whether the path of this one step is in it.
+    pub fn has_step(&self, step: &str) -> bool {
+        self.steps.get(step).is_some_and(|n| n.member)
+    }
+
+    /// The paths that begin with `step`, without it.
+    pub fn below(&self, step: &str) -> Option<&FieldSet> {
+        self.steps.get(step).map(|n| &n.below).filter(|b| !b.is_empty())
+    }
+
+    /// Every first step, whether a path of it alone is in the set, and what is below it.
+    pub fn steps(&self) -> impl Iterator<Item = (&str, bool, &FieldSet)> {
+        self.steps.iter().map(|(step, n)| (step.as_str(), n.member, &n.below))
+    }
+
+    /// Puts `below` under `step`, which is itself in the set if `member`.
+    pub fn put(&mut self, step: &str, member: bool, below: FieldSet) {
+        if member || !below.is_empty() {
+            self.steps.insert(step.to_string(), Node { member, below });
+        }
+    }
+
+    /// What is in either.
+    pub fn union(&self, other: &FieldSet) -> FieldSet {
+        let mut out = self.clone();
+        for (step, node) in &other.steps {
+            match out.steps.get_mut(step) {
+                Some(mine) => {
+                    mine.member |= node.member;
+                    mine.below = mine.below.union(&node.below);
+                }
+                None => {
+                    out.steps.insert(step.clone(), node.clone());
+                }
+            }
+        }
+        out
+    }
+
+    /// What is in both.
+    pub fn intersection(&self, other: &FieldSet) -> FieldSet {
+        self.combine(other, |mine, theirs| mine && theirs, Self::intersection, false)
+    }
+
+    /// What is in this one only.
+    pub fn difference(&self, other: &FieldSet) -> FieldSet {
+        self.combine(other, |mine, theirs| mine && !theirs, Self::difference, true)
+    }
+
+    fn combine(
+        &self,
+        other: &FieldSet,
+        member: impl Fn(bool, bool) -> bool,
+        below: impl Fn(&FieldSet, &FieldSet) -> FieldSet,
+        keep_unmatched: bool,
+    ) -> FieldSet {
+        let mut out = FieldSet::default();
+        for (step, node) in &self.steps {
+            match other.steps.get(step) {
+                Some(theirs) => {
+                    out.put(step, member(node.member, theirs.member), below(&node.below, &theirs.below));
+                }
+                None if keep_unmatched => {
+                    out.steps.insert(step.clone(), node.clone());
+                }
+                None => {}
+            }
+        }
+        out
+    }
+
+    /// This set without `prefixes` and everything below them.
+    pub fn without(&self, prefixes: &FieldSet) -> FieldSet {
+        let mut out = FieldSet::default();
+        for (step, node) in &self.steps {
+            match prefixes.steps.get(step) {
+                Some(prefix) if prefix.member => {}
+                Some(prefix) => out.put(step, node.member, node.below.without(&prefix.below)),
+                None => {
+                    out.steps.insert(step.clone(), node.clone());
+                }
+            }
+        }
+        out
+    }
+
+    /// All paths, printed as in conflict messages: `.spec.containers[name="web"].image`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.print(&mut String::new(), &mut out);
+        out
+    }
+
+    fn print(&self, prefix: &mut String, out: &mut Vec<String>) {
+        for (step, node) in &self.steps {
+            let len = prefix.len();
+            push_step(prefix, step);
+            if node.member {
+                out.push(prefix.clone());
+            }
+            node.below.print(prefix, out);
+            prefix.truncate(len);
+        }
+    }
+
+    /// `fieldsV1`.
+    pub fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        for (step, node) in &self.steps {
+            let mut below = node.below.to_json();
+            if node.member && !node.below.is_empty() {
+                below["."] = Value::Object(Map::new());
+            }
+            out.insert(step.clone(), below);
+        }
+        Value::Object(out)
+    }
+
+    /// From `fieldsV1`; `None` if it is none.
+    pub fn from_json(json: &Value) -> Option<FieldSet> {
+        let mut out = FieldSet::default();
+        for (step, below) in json.as_object()? {
+            if step == "." {
+                continue; // read one level up
+            }
+            let fields = below.as_object()?;
+            let member = fields.is_empty() || fields.contains_key(".");
+            out.put(&canonical_step(step)?, member, FieldSet::from_json(below)?);
+        }
+        Some(out)
+    }
+}
+
+/// A step as this module writes it, from one that somebody else wrote.
+fn canonical_step(step: &str) -> Option<String> {
+    let (sort, rest) = step.split_once(':')?;
+    match sort {
+        "f" => Some(step.to_string()),
+        "i" => rest.parse::<u64>().ok().map(|_| step.to_string()),
+        "v" => serde_json::from_str::<Value>(rest).ok().map(|v| value_step(&v)),
+        "k" => {
+            let keys: Map<String, Value> = serde_json::from_str(rest).ok()?;
+            Some(key_step(keys.iter().map(|(k, v)| (k.as_str(), v.clone()))))
+        }
+        _ => None,
+    }
+}
+
+fn push_step(out: &mut String, step: &str) {
+    match step.split_once(':') {
+        Some(("f", name)) => {
+            out.push('.');
+            out.push_str(name);
+        }
+        Some(("v", value)) => out.push_str(&format!("[={value}]")),
+        Some(("i", index)) => out.push_str(&format!("[{index}]")),
+        Some((_, keys)) => {
+            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            out.push_str(&format!("[{}]", keys.join(",")));
+        }
+        None => out.push_str(step),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The three ways to patch an object that need no type or only its merge keys, with one error: JSON patch
+//! (RFC 6902), JSON merge patch (RFC 7386), and, in `strategic`, Kubernetes' own. Never decodes or stores an object.
+
+use json_patch::{PatchErrorKind, PatchOperation};
+use orlop_api::Status;
+use serde_json::Value;
+
+/// How many operations a JSON patch may have, as in Kubernetes.
+pub const MAX_OPERATIONS: usize = 10_000;
+
+/// How many bytes the `copy` operations of one JSON patch may add: the limit of a request body in Kubernetes.
+const MAX_COPIED: usize = 3 * 1024 * 1024;
+
+/// Why a patch could not be applied.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PatchError {
+    /// The patch is not written as one.
+    #[error("{0}")]
+    Malformed(String),
+    /// The patch is one, but does not go with the object.
+    #[error("the server rejected our request due to an error in our request: {0}")]
+    Rejected(String),
+    /// The patch has too many operations, or makes too much of the object.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The kind has no merge keys.
+    #[error(
+        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+    )]
+    Unsupported,
+}
+
+impl From<PatchError> for Status {
+    fn from(error: PatchError) -> Self {
+        let message = error.to_string();
+        match error {
+            PatchError::Malformed(_) => Self::bad_request(message),
+            PatchError::Rejected(_) => Self::new(422, "Invalid", message),
+            PatchError::TooLarge(_) => Self::too_large(message),
+            PatchError::Unsupported => Self::unsupported_media_type(message),
+        }
+    }
+}
+
+/// Applies a JSON merge patch (RFC 7386) to an object.
+pub fn merge_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    if !patch.is_object() {
+        return Err(PatchError::Malformed(
+            "error decoding patch: a merge patch is a JSON object".to_string(),
+        ));
+    }
+    json_patch::merge(object, patch);
+    Ok(())
+}
+
+/// Applies a JSON patch (RFC 6902) to an object. When it fails, the object is as it was.
+pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    let Value::Array(listed) = patch else {
+        return Err(PatchError::Malformed(
+            "error decoding patch: a JSON patch is a list of operations".to_string(),
+        ));
+    };
+    if listed.len() > MAX_OPERATIONS {
+        return Err(PatchError::TooLarge(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            listed.len()
+        )));
+    }
+    let operations: Vec<PatchOperation> = serde_json::from_value(patch.clone())
+        .map_err(|e| PatchError::Malformed(format!("error decoding patch: {e}")))?;
+    let mut patched = object.clone();
+    let mut copied = 0;
+    for operation in operations {
+        if let PatchOperation::Copy(copy) = &operation
+            && let Some(source) = patched.pointer(copy.from.as_str())
+        {
+            copied += size(source);
+            if copied > MAX_COPIED {
+                return Err(PatchError::TooLarge(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                )));
+            }
+        }
+        json_patch::patch(&mut patched, std::slice::from_ref(&operation))
+            .map_err(|e| told(&operation, &e.kind))?;
+    }
+    *object = patched;
+    Ok(())
+}
+
+fn told(operation: &PatchOperation, kind: &PatchErrorKind) -> PatchError {
+    let path = operation.path();
+    PatchError::Rejected(match (operation, kind) {
+        (PatchOperation::Test(_), PatchErrorKind::TestFailed) => format!("testing value {path} failed"),
+        (PatchOperation::Test(_), _) => format!("testing path {path} failed: it does not exist"),
+        (PatchOperation::Remove(_), _) => {
+            format!("remove operation does not apply: doc is missing path: \"{path}\"")
+        }
+        (PatchOperation::Replace(_), _) => {
+            format!("replace operation does not apply: doc is missing path: \"{path}\"")
+        }
+        (PatchOperation::Add(_), _) => {
+            format!("add operation does not apply: doc is missing path: \"{path}\"")
+        }
+        (PatchOperation::Copy(copy), _) => {
+            format!("copy operation does not apply: from \"{}\" to \"{path}\"", copy.from)
+        }
+        (PatchOperation::Move(moved), _) => {
+            format!("move operation does not apply: from \"{}\" to \"{path}\"", moved.from)
+        }
+    })
+}
+
+/// About how many bytes a value takes as JSON.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(s) => s.len() + 3,
+        Value::Array(items) => 2 + items.iter().map(size).sum::<usize>(),
+        Value::Object(map) => 2 + map.iter().map(|(k, v)| k.len() + 4 + size(v)).sum::<usize>(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(error: PatchError) -> (u16, String) {
+        let status = Status::from(error);
+        (status.code, status.message)
+    }
+
+    #[test]
+    fn a_merge_patch_sets_and_deletes() {
+        let mut object = json!({"a": {"b": 1, "c": [1, 2]}, "d": 1});
+        merge_patch(&mut object, &json!({"a": {"b": null, "c": [3]}, "e": {"f": null, "g": 1}})).unwrap();
+        assert_eq!(object, json!({"a": {"c": [3]}, "d": 1, "e": {"g": 1}}));
+        assert_eq!(status(merge_patch(&mut object, &json!([1])).unwrap_err()).0, 400);
+    }
+
+    #[test]
+    fn a_json_patch_does_all_or_nothing() {
+        let mut object = json!({"a": [1, 2], "b": {"c/d": 1}});
+        let patch = json!([
+            {"op": "add", "path": "/a/-", "value": 3},
+            {"op": "move", "from": "/b/c~1d", "path": "/e"},
+            {"op": "test", "path": "/e", "value": 1},
+            {"op": "remove", "path": "/a/0"},
+            {"op": "copy", "from": "/a", "path": "/f"}
+        ]);
+        json_patch(&mut object, &patch).unwrap();
+        assert_eq!(object, json!({"a": [2, 3], "b": {}, "e": 1, "f": [2, 3]}));
+        let before = object.clone();
+        let patch = json!([{"op": "remove", "path": "/e"}, {"op": "test", "path": "/a/0", "value": 9}]);
+        let (code, message) = status(json_patch(&mut object, &patch).unwrap_err());
+        assert_eq!(code, 422);
+        assert!(message.ends_with("testing value /a/0 failed"), "{message}");
+        assert_eq!(object, before);
+    }
+
+    #[test]
+    fn a_json_patch_that_makes_no_sense_is_refused_with_its_reason() {
+        for (patch, code, words) in [
+            (json!({}), 400, "list of operations"),
+            (json!([{"op": "jump", "path": "/a"}]), 400, "error decoding patch"),
+            (json!([{"op": "add", "path": "a", "value": 1}]), 400, "error decoding patch"),
+            (json!([{"op": "remove", "path": "/x"}]), 422, "missing path: \"/x\""),
+            (json!([{"op": "replace", "path": "/x/y", "value": 1}]), 422, "missing path"),
+            (json!([{"op": "add", "path": "/a/7", "value": 1}]), 422, "missing path"),
+            (json!([{"op": "copy", "from": "/x", "path": "/y"}]), 422, "from \"/x\""),
+            (json!([{"op": "move", "from": "/a", "path": "/a/0"}]), 422, "move operation"),
+        ] {
+            let (got, message) = status(json_patch(&mut json!({"a": [1]}), &patch).unwrap_err());
+            assert_eq!(got, code, "{patch}");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_json_patch_cannot_blow_up() {
+        let many = json!(vec![json!({"op": "test", "path": "", "value": {}}); MAX_OPERATIONS + 1]);
+        assert_eq!(status(json_patch(&mut json!({}), &many).unwrap_err()).0, 413);
+        let double = json!(vec![json!({"op": "copy", "from": "/a", "path": "/a/-"}); 60]);
+        assert_eq!(status(json_patch(&mut json!({"a": ["x"]}), &double).unwrap_err()).0, 413);
+    }
+}
