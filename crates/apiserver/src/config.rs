@@ -1,0 +1,108 @@
+//! What an API server is started with.
+
+use crate::{
+    identity::{Authorizer, authorize::SystemOnly},
+    registry::Clock,
+};
+use ipnet::IpNet;
+use orlop_api::{Kind, kinds};
+use orlop_pki::ServiceAccountKey;
+use orlop_store::Store;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
+
+/// What `/version` says.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The version of the API's kinds with ours behind it: `v1.36.0+orlop0.1.0`.
+    pub git_version: String,
+    /// The commit it was built from, if known.
+    pub git_commit: String,
+    /// When it was built, RFC 3339, if known.
+    pub build_date: String,
+}
+
+impl Default for Version {
+    fn default() -> Self {
+        Self {
+            git_version: concat!("v1.36.0+orlop", env!("CARGO_PKG_VERSION")).into(),
+            git_commit: String::new(),
+            build_date: String::new(),
+        }
+    }
+}
+
+/// How much is done at the same time. Watches and other streams do not count.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Reads of users.
+    pub reads: usize,
+    /// Writes of users.
+    pub writes: usize,
+    /// Requests of the cluster's own parts, which no user can starve.
+    pub system: usize,
+    /// How long a request that is no stream may take.
+    pub timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { reads: 400, writes: 200, system: 400, timeout: Duration::from_secs(60) }
+    }
+}
+
+/// What an API server is started with.
+#[derive(Clone)]
+pub struct Config {
+    /// Where the state is.
+    pub store: Arc<dyn Store>,
+    /// The kinds it serves.
+    pub kinds: Vec<Arc<Kind>>,
+    /// Where ClusterIPs come from. The first address belongs to the `kubernetes` Service.
+    pub service_range: IpNet,
+    /// Where node ports come from.
+    pub node_ports: RangeInclusive<u16>,
+    /// Where pods and nodes reach this server: the endpoint of the `kubernetes` Service.
+    pub advertise: SocketAddr,
+    /// What `/version` says.
+    pub version: Version,
+    /// Signs and checks service-account tokens; without it there are none.
+    pub tokens: Option<Arc<ServiceAccountKey>>,
+    /// The issuer of those tokens, also their default audience.
+    pub issuer: String,
+    /// How the server speaks to nodes; without it logs, exec and the like are refused.
+    pub node_tls: Option<Arc<rustls::ClientConfig>>,
+    /// What identities may do.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// How long Events are kept.
+    pub event_ttl: Duration,
+    /// How much is done at the same time.
+    pub limits: Limits,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// The usual configuration over a store: all built-in kinds, services in 10.43.0.0/16, node ports 30000–32767.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            kinds: kinds::table(),
+            service_range: IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 0)), 16),
+            node_ports: 30_000..=32_767,
+            advertise: SocketAddr::from((Ipv4Addr::LOCALHOST, 6443)),
+            version: Version::default(),
+            tokens: None,
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            node_tls: None,
+            authorizer: Arc::new(SystemOnly),
+            event_ttl: Duration::from_secs(3600),
+            limits: Limits::default(),
+            clock: Arc::new(jiff::Timestamp::now),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The objects that every cluster has from its first moment: the system namespaces, and the Service through which pods
+//! reach the API.
+
+use crate::{
+    ApiServer, Error,
+    registry::{Part, Resource, WriteContext, schema::Body},
+    request::WriteOptions,
+};
+use orlop_api::Status;
+use serde_json::{Value, json};
+use std::{net::IpAddr, sync::Arc};
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const NAME: &str = "kubernetes";
+
+/// Makes what is missing and corrects what has changed.
+pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) -> Result<(), Error> {
+    for name in NAMESPACES {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        ensure(server, ("", "v1", "namespaces"), "", object, false).await?;
+    }
+    let advertise = server.config.advertise;
+    let labels = json!({"component": "apiserver", "provider": NAME});
+    let port = advertise.port();
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME, "labels": labels},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": service_address.to_string(), "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    });
+    ensure(server, ("", "v1", "services"), "default", service, true).await?;
+    if advertise.ip().is_loopback() || advertise.ip().is_unspecified() {
+        // No pod could reach the API there, and endpoints must not name such an address.
+        tracing::debug!(%advertise, "the kubernetes Service gets no endpoints");
+        return Ok(());
+    }
+    let address = advertise.ip().to_string();
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": NAME, "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+    });
+    ensure(server, ("", "v1", "endpoints"), "default", endpoints, true).await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": NAME, "labels": {"kubernetes.io/service-name": NAME}},
+        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    ensure(server, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice, true).await
+}
+
+/// How the server itself writes.
+fn context() -> WriteContext {
+    let options = WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() };
+    WriteContext { options }
+}
+
+/// Creates an object that is not there, and where `correct` says so makes an existing one what it should be.
+async fn ensure(
+    server: &Arc<ApiServer>,
+    (group, version, plural): (&str, &str, &str),
+    namespace: &str,
+    object: Value,
+    correct: bool,
+) -> Result<(), Error> {
+    let Some(resource) = server.registry.find(group, version, plural) else { return Ok(()) };
+    let resource: Arc<Resource> = resource.clone();
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_string();
+    let body = |value: Value| Body { value, complaints: Vec::new() };
+    let failed = |status: Status| Error::Default { what: format!("{plural} {name:?}"), why: status.message };
+    match resource.get(namespace, &name) {
+        Err(_) => match server.registry.create(&resource, namespace, body(object), &context()).await {
+            Ok(_) | Err(Status { reason: "AlreadyExists", .. }) => Ok(()),
+            Err(status) => Err(failed(status)),
+        },
+        Ok(_) if !correct => Ok(()),
+        Ok(existing) => {
+            let mut object = object;
+            // The address of an existing Service stays, whatever the range is now.
+            if let Some(address) = existing.value().pointer("/spec/clusterIP") {
+                object["spec"]["clusterIP"] = address.clone();
+            }
+            let at = (namespace, name.as_str());
+            let updated = server.registry.update(&resource, Part::Whole, at, body(object), &context()).await;
+            updated.map(drop).map_err(failed)
+        }
+    }
+}

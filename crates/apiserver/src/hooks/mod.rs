@@ -1,0 +1,52 @@
+//! What kinds add to the generic registry on the server's side, one file a kind.
+
+pub(crate) mod allocations;
+mod bindings;
+pub(crate) mod defaults;
+pub(crate) mod events;
+mod evictions;
+mod jobs;
+mod leases;
+mod namespaces;
+mod nodes;
+mod pods;
+mod service_account_admission;
+mod service_accounts;
+mod services;
+
+pub(crate) use allocations::Allocations;
+
+use crate::{
+    Config,
+    registry::{Hooks, hooks::Plain},
+    streaming::Nodes,
+};
+use orlop_api::Kind;
+use std::sync::Arc;
+
+/// Makes the hooks of each kind.
+pub(crate) struct Builder<'a> {
+    pub config: &'a Config,
+    pub allocations: Arc<Allocations>,
+    pub nodes: Arc<Nodes>,
+}
+
+impl Builder<'_> {
+    /// The hooks of a kind.
+    pub(crate) fn hooks(&self, kind: &Kind) -> Arc<dyn Hooks> {
+        match (&*kind.group, &*kind.plural) {
+            ("", "namespaces") => Arc::new(namespaces::Namespaces),
+            ("", "services") => Arc::new(services::Services { allocations: self.allocations.clone() }),
+            ("", "pods") => Arc::new(pods::Pods { nodes: self.nodes.clone() }),
+            ("", "nodes") => Arc::new(nodes::NodeHooks { nodes: self.nodes.clone() }),
+            ("", "serviceaccounts") => Arc::new(service_accounts::ServiceAccounts {
+                key: self.config.tokens.clone(),
+                issuer: self.config.issuer.clone(),
+            }),
+            ("", "events" | "endpoints") => Arc::new(leases::CreatedByUpdate { blindly: true }),
+            ("coordination.k8s.io", "leases") => Arc::new(leases::CreatedByUpdate { blindly: false }),
+            ("batch", "jobs") => Arc::new(jobs::Jobs),
+            _ => Arc::new(Plain),
+        }
+    }
+}

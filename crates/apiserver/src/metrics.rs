@@ -1,0 +1,184 @@
+//! What `/metrics` shows: requests by verb, resource and code, their duration, streams, objects, watchers, and what the
+//! process itself takes. The names are those of Kubernetes where there are some.
+
+use crate::{registry::Registry, request::RequestInfo};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry as Prometheus,
+};
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+/// What a request is counted under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Label {
+    verb: String,
+    group: String,
+    resource: String,
+    subresource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    verb: String,
+    group: String,
+    resource: String,
+    subresource: String,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Resource {
+    resource: String,
+}
+
+type Durations = Family<Label, Histogram, fn() -> Histogram>;
+
+pub(crate) struct Metrics {
+    prometheus: Prometheus,
+    requests: Family<Answered, Counter>,
+    durations: Durations,
+    streams: Family<Label, Gauge>,
+    objects: Family<Resource, Gauge>,
+    watchers: Family<Resource, Gauge>,
+    revision: Gauge,
+    store_bytes: Gauge,
+    resident: Gauge,
+    cpu: Gauge<f64, AtomicU64>,
+}
+
+/// A stream that is open as long as this lives.
+pub(crate) struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 18))
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut prometheus = Prometheus::default();
+        let metrics = Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(buckets),
+            streams: Family::default(),
+            objects: Family::default(),
+            watchers: Family::default(),
+            revision: Gauge::default(),
+            store_bytes: Gauge::default(),
+            resident: Gauge::default(),
+            cpu: Gauge::default(),
+            prometheus: Prometheus::default(),
+        };
+        prometheus.register("apiserver_request", "Requests answered", metrics.requests.clone());
+        prometheus.register(
+            "apiserver_request_duration_seconds",
+            "Time until the answer began",
+            metrics.durations.clone(),
+        );
+        prometheus.register("apiserver_longrunning_requests", "Streams open", metrics.streams.clone());
+        prometheus.register("apiserver_storage_objects", "Objects", metrics.objects.clone());
+        prometheus.register("apiserver_registered_watchers", "Watches open", metrics.watchers.clone());
+        prometheus.register("orlop_store_revision", "Newest revision here", metrics.revision.clone());
+        prometheus.register(
+            "apiserver_storage_size_bytes",
+            "What the state takes on disk",
+            metrics.store_bytes.clone(),
+        );
+        prometheus.register(
+            "process_resident_memory_bytes",
+            "Resident memory of the process",
+            metrics.resident.clone(),
+        );
+        prometheus.register("process_cpu_seconds", "Processor time of the process", metrics.cpu.clone());
+        Self { prometheus, ..metrics }
+    }
+
+    /// What a request is counted under. Names that a client made up are not used: they would never end.
+    pub(crate) fn label(&self, info: &RequestInfo) -> Label {
+        let verb = info.verb.name().to_string();
+        match &info.target {
+            Some(t) => Label {
+                verb,
+                group: t.group.clone(),
+                resource: t.resource.clone(),
+                subresource: t.subresource.clone(),
+            },
+            None => Label { verb, group: String::new(), resource: String::new(), subresource: String::new() },
+        }
+    }
+
+    /// Counts an answer. One about a resource that does not exist is counted without its name.
+    pub(crate) fn observe(&self, mut label: Label, code: u16, duration: Duration) {
+        if code == 404 || code == 401 || code == 403 {
+            label = Label {
+                verb: label.verb,
+                group: String::new(),
+                resource: String::new(),
+                subresource: String::new(),
+            };
+        }
+        self.durations.get_or_create(&label).observe(duration.as_secs_f64());
+        let Label { verb, group, resource, subresource } = label;
+        self.requests.get_or_create(&Answered { verb, group, resource, subresource, code }).inc();
+    }
+
+    /// Counts a stream as long as the answer lives.
+    pub(crate) fn stream(&self, label: &Label) -> Open {
+        let gauge = self.streams.get_or_create_owned(label);
+        gauge.inc();
+        Open(gauge)
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) async fn text(&self, registry: &Registry) -> String {
+        for resource in registry.resources() {
+            let name = if resource.kind.group.is_empty() {
+                resource.kind.plural.to_string()
+            } else {
+                format!("{}.{}", resource.kind.plural, resource.kind.group)
+            };
+            let label = Resource { resource: name };
+            self.objects.get_or_create(&label).set(resource.cache.len() as i64);
+            self.watchers.get_or_create(&label).set(resource.cache.watchers() as i64);
+        }
+        self.revision.set(registry.caches.applied().0 as i64);
+        if let Ok(size) = registry.store.size().await {
+            self.store_bytes.set(size as i64);
+        }
+        if let Some((resident, cpu)) = process() {
+            self.resident.set(resident);
+            self.cpu.set(cpu);
+        }
+        let mut text = String::new();
+        if encode(&mut text, &self.prometheus).is_err() {
+            text.clear();
+        }
+        text
+    }
+}
+
+/// Resident bytes and processor seconds of this process (proc(5)).
+fn process() -> Option<(i64, f64)> {
+    // Linux has had these since long before anything Orlop runs on.
+    const PAGE: i64 = 4096;
+    const TICKS: f64 = 100.0;
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let resident: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let after = stat.rsplit_once(')')?.1;
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let user: f64 = fields.get(11)?.parse().ok()?;
+    let system: f64 = fields.get(12)?.parse().ok()?;
+    Some((resident * PAGE, (user + system) / TICKS))
+}

@@ -1,0 +1,166 @@
+//! The way of every request: who asks, whether they may, whether it is their turn, then the work, guarded against panics
+//! and against taking too long.
+
+use crate::{
+    ApiServer, Identity,
+    identity::{Attributes, Decision, authorize},
+    request::{Query, RequestInfo, Verb, body},
+    response::{self, Body, Response},
+};
+use bytes::Bytes;
+use futures::FutureExt;
+use http::request::Parts;
+use orlop_api::Status;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+/// Who is at the other end.
+#[derive(Clone)]
+pub(crate) enum Peer {
+    /// A part of this process.
+    InProcess(Arc<Identity>),
+    /// Somebody who showed this certificate.
+    Certificate(Arc<Identity>),
+    /// Somebody without a certificate.
+    Stranger,
+}
+
+/// A request that has been let in.
+pub(crate) struct Admitted {
+    pub who: Arc<Identity>,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub parts: Parts,
+    pub body: Bytes,
+}
+
+/// Subresources that stream or hand the connection over.
+const STREAMS: &[&str] = &["log", "exec", "attach", "portforward", "proxy"];
+
+/// Whether a request takes as long as it takes.
+fn is_long(info: &RequestInfo) -> bool {
+    info.verb == Verb::Watch
+        || info.target.as_ref().is_some_and(|t| STREAMS.contains(&t.subresource.as_str()))
+}
+
+impl ApiServer {
+    /// Answers a request, whatever happens.
+    pub(crate) async fn respond<B>(self: &Arc<Self>, request: http::Request<B>, peer: Peer) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
+        let long = is_long(&info);
+        let label = self.metrics.label(&info);
+        let head = parts.method == http::Method::HEAD;
+        let work = Box::pin(self.admit_and_work(parts, body, info, peer));
+        let guarded = AssertUnwindSafe(work).catch_unwind();
+        let outcome = if long {
+            Ok(guarded.await)
+        } else {
+            tokio::time::timeout(self.config.limits.timeout, guarded).await
+        };
+        let mut response = match outcome {
+            Ok(Ok(Ok(response))) => response,
+            Ok(Ok(Err(status))) => response::status(&status),
+            Ok(Err(_panic)) => {
+                tracing::error!(?label, "a request panicked");
+                response::status(&Status::internal("the request could not be handled"))
+            }
+            Err(_elapsed) => {
+                response::status(&Status::timeout("the request did not complete within the allotted timeout"))
+            }
+        };
+        if head {
+            *response.body_mut() = Body::from(Bytes::new());
+        }
+        if response.body().streams() {
+            let guard = self.metrics.stream(&label);
+            response.body_mut().hold(guard);
+        }
+        self.metrics.observe(label, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn admit_and_work<B>(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: B,
+        info: RequestInfo,
+        peer: Peer,
+    ) -> Result<Response, Status>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let who = self.authenticator.identify(&peer, &parts.headers)?;
+        let who = self.impersonated(who, &parts)?;
+        self.authorize(&who, &info, &parts)?;
+        let reads = info.target.is_none() || info.verb.reads();
+        let turn = if is_long(&info) || matches!(peer, Peer::InProcess(_)) {
+            None
+        } else {
+            Some(self.in_flight.enter(&who, reads).await?)
+        };
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let body = body::read(body).await?;
+        let result = self.dispatch(Admitted { who, info, query, parts, body }).await;
+        drop(turn);
+        result
+    }
+
+    fn authorize(&self, who: &Identity, info: &RequestInfo, parts: &Parts) -> Result<(), Status> {
+        let method;
+        let attributes = match &info.target {
+            Some(t) => Attributes {
+                verb: info.verb.name(),
+                group: &t.group,
+                version: &t.version,
+                resource: &t.resource,
+                subresource: &t.subresource,
+                namespace: &t.namespace,
+                name: &t.name,
+                path: parts.uri.path(),
+            },
+            None => {
+                method = parts.method.as_str().to_ascii_lowercase();
+                Attributes { verb: &method, path: parts.uri.path(), ..Attributes::default() }
+            }
+        };
+        match self.config.authorizer.decide(who, &attributes) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) => Err(authorize::forbidden(who, &attributes, &reason)),
+        }
+    }
+
+    /// The identity that the client wants to act as (`Impersonate-User` and the like), if it may.
+    fn impersonated(&self, who: Arc<Identity>, parts: &Parts) -> Result<Arc<Identity>, Status> {
+        let header = |name: &str| {
+            parts
+                .headers
+                .get_all(name)
+                .iter()
+                .filter_map(|v| v.to_str().ok())
+                .map(str::to_string)
+                .collect::<Vec<_>>()
+        };
+        let Some(user) = header("impersonate-user").into_iter().next() else { return Ok(who) };
+        let groups = header("impersonate-group");
+        let wanted =
+            [("users", user.as_str())].into_iter().chain(groups.iter().map(|g| ("groups", g.as_str())));
+        for (resource, name) in wanted {
+            let attributes =
+                Attributes { verb: "impersonate", version: "v1", resource, name, ..Attributes::default() };
+            if let Decision::Deny(reason) = self.config.authorizer.decide(&who, &attributes) {
+                return Err(authorize::forbidden(&who, &attributes, &reason));
+            }
+        }
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let mut identity =
+            if user == "system:anonymous" { Identity::anonymous() } else { Identity::new(user, &groups) };
+        identity.uid = header("impersonate-uid").into_iter().next().unwrap_or_default();
+        Ok(Arc::new(identity))
+    }
+}

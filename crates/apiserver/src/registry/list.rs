@@ -1,0 +1,182 @@
+//! Lists: which objects, as of which revision, in pages (Kubernetes documentation, "API Concepts", "Retrieving large
+//! results sets in chunks" and "Resource versions"). Serves from the cache wherever the cache shows that revision.
+
+use super::{Registry, Resource, commit::store_error, continue_token::ContinueToken, selection::Selection};
+use crate::{
+    cache::object::Object,
+    request::{ListOptions, options::Match},
+};
+use orlop_api::Status;
+use orlop_store::{Error, Revision};
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+
+/// How long a request waits for a revision that has not happened yet.
+const FRESH_WAIT: Duration = Duration::from_secs(3);
+/// Entries taken from the store at once when objects must be filtered.
+const CHUNK: usize = 500;
+
+/// A page of a list.
+pub(crate) struct Listing {
+    pub objects: Vec<Arc<Object>>,
+    pub revision: Revision,
+    pub next: Option<ContinueToken>,
+    pub remaining: Option<u64>,
+}
+
+/// The revision that must be shown, and from where on.
+struct Page {
+    at: Revision,
+    after: Option<String>,
+    remaining: Option<u64>,
+}
+
+impl Registry {
+    /// Waits until everything up to `revision` is in the caches; 504 if that does not happen soon.
+    pub(crate) async fn wait_fresh(&self, revision: Revision) -> Result<(), Status> {
+        if self.caches.applied() >= revision {
+            return Ok(());
+        }
+        if tokio::time::timeout(FRESH_WAIT, self.caches.wait(revision)).await.is_ok() {
+            return Ok(());
+        }
+        let current = self.caches.applied();
+        let mut status =
+            Status::timeout(format!("Too large resource version: {revision}, current: {current}"));
+        status.details = Some(json!({
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        }));
+        Err(status)
+    }
+
+    /// Lists objects.
+    pub(crate) async fn list(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        options: &ListOptions,
+    ) -> Result<Listing, Status> {
+        if let Some(text) = &options.continue_token {
+            let token = ContinueToken::decode(text)?;
+            let page =
+                Page { at: Revision(token.revision), after: Some(token.after), remaining: token.remaining };
+            return self.list_at(resource, selection, options.limit, page).await;
+        }
+        match (options.resource_version, options.resource_version_match) {
+            (Some(n), Some(Match::Exact)) => {
+                self.wait_fresh(Revision(n)).await?;
+                let page = Page { at: Revision(n), after: None, remaining: None };
+                self.list_at(resource, selection, options.limit, page).await
+            }
+            // With a limit and no `resourceVersionMatch`, an old version is meant exactly, for the sake of old clients.
+            (Some(n), None) if n > 0 && options.limit > 0 => {
+                self.wait_fresh(Revision(n)).await?;
+                let page = Page { at: Revision(n), after: None, remaining: None };
+                self.list_at(resource, selection, options.limit, page).await
+            }
+            (version, _) => {
+                self.wait_fresh(Revision(version.unwrap_or(0))).await?;
+                Ok(self.list_newest(resource, selection, options.limit))
+            }
+        }
+    }
+
+    /// Every acknowledged write is in the cache, so the cache shows the newest state.
+    fn list_newest(&self, resource: &Resource, selection: &Selection, limit: usize) -> Listing {
+        // Read before the snapshot: the snapshot shows at least this.
+        let applied = self.caches.applied();
+        let take = if limit == 0 { 0 } else { limit + 1 };
+        let mut shown = resource.cache.snapshot(&selection.prefix, None, take, |o| selection.selects(o));
+        let revision = applied.max(shown.changed);
+        let more = limit > 0 && shown.objects.len() > limit;
+        if more {
+            shown.objects.truncate(limit);
+        }
+        let (next, remaining) = match shown.objects.last().filter(|_| more) {
+            Some(last) => {
+                let remaining = selection
+                    .is_everything()
+                    .then(|| resource.cache.count_after(&selection.prefix, &last.key) as u64);
+                let after = last.suffix().to_string();
+                (Some(ContinueToken { revision: revision.0, after, remaining }), remaining)
+            }
+            None => (None, None),
+        };
+        Listing { objects: shown.objects, revision, next, remaining }
+    }
+
+    async fn list_at(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        limit: usize,
+        page: Page,
+    ) -> Result<Listing, Status> {
+        let wanted = if limit == 0 { usize::MAX } else { limit };
+        let after = page.after.as_ref().map(|a| format!("{}{a}", resource.cache.key_prefix));
+        let (mut objects, more) = if resource.cache.changed() <= page.at {
+            self.page_from_cache(resource, selection, wanted, after.as_deref())
+        } else {
+            self.page_from_store(resource, selection, wanted, page.at, after).await?
+        };
+        let remaining = page.remaining.map(|r| r.saturating_sub(objects.len() as u64)).filter(|_| more);
+        objects.truncate(wanted);
+        let next = objects.last().filter(|_| more).map(|last| ContinueToken {
+            revision: page.at.0,
+            after: last.suffix().to_string(),
+            remaining,
+        });
+        Ok(Listing { objects, revision: page.at, next, remaining })
+    }
+
+    fn page_from_cache(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        wanted: usize,
+        after: Option<&str>,
+    ) -> (Vec<Arc<Object>>, bool) {
+        let take = wanted.saturating_add(1);
+        let mut objects =
+            resource.cache.snapshot(&selection.prefix, after, take, |o| selection.selects(o)).objects;
+        let more = objects.len() > wanted;
+        objects.truncate(wanted);
+        (objects, more)
+    }
+
+    async fn page_from_store(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        wanted: usize,
+        at: Revision,
+        mut after: Option<String>,
+    ) -> Result<(Vec<Arc<Object>>, bool), Status> {
+        let mut objects = Vec::new();
+        loop {
+            let page =
+                self.store.list(&selection.prefix, after.as_deref(), Some(at), CHUNK).await.map_err(|e| {
+                    match e {
+                        Error::Compacted { oldest, .. } if after.is_none() => Status::expired(format!(
+                            "The resourceVersion for the provided list is too old. ({at} < {oldest})"
+                        )),
+                        other => store_error(other),
+                    }
+                })?;
+            after = page.entries.last().map(|e| e.key.to_string());
+            for entry in &page.entries {
+                let Some(object) = resource.cache.read(entry) else { continue };
+                if selection.selects(&object) {
+                    if objects.len() == wanted {
+                        return Ok((objects, true));
+                    }
+                    objects.push(Arc::new(object));
+                }
+            }
+            if !page.more {
+                return Ok((objects, false));
+            }
+        }
+    }
+}

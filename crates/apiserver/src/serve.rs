@@ -1,0 +1,115 @@
+//! Connections from outside: TLS, HTTP/1.1 and HTTP/2, and an orderly end. When the server stops, watches end, requests
+//! are finished, and only then connections close.
+
+use crate::{ApiServer, Error, Identity, pipeline::Peer};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// How long a client may take to say hello.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long requests may take to finish when the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Streams of one HTTP/2 connection at the same time, as in Kubernetes.
+const STREAMS: u32 = 250;
+
+impl ApiServer {
+    /// Serves the API on a listener until `shutdown`. Returns when all connections are closed.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let acceptor = TlsAcceptor::from(tls);
+        let (held, mut released) = tokio::sync::mpsc::channel::<()>(1);
+        loop {
+            let (stream, address) = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) if is_of_one_connection(&error) => continue,
+                    Err(error) if is_exhaustion(&error) => {
+                        tracing::warn!(%error, "cannot accept connections for now");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                    Err(error) => return Err(Error::Accept(error)),
+                },
+            };
+            let (server, acceptor, held) = (self.clone(), acceptor.clone(), held.clone());
+            let shutdown = shutdown.clone();
+            tokio::spawn(async move {
+                let _held = held;
+                if let Err(error) = server.connection(stream, acceptor, shutdown).await {
+                    tracing::debug!(%address, %error, "a connection ended");
+                }
+            });
+        }
+        drop(listener);
+        self.stop.cancel();
+        drop(held);
+        // Nobody sends: this returns when the last connection has let go of its end.
+        if tokio::time::timeout(DRAIN, released.recv()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        Ok(())
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        acceptor: TlsAcceptor,
+        shutdown: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+        let peer = match stream.get_ref().1.peer_certificates().and_then(|c| c.first()) {
+            Some(certificate) => {
+                let (user, groups) = orlop_pki::tls::identity(certificate)?;
+                let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+                Peer::Certificate(Arc::new(Identity::new(user, &groups)))
+            }
+            None => Peer::Stranger,
+        };
+        let service = service_fn(move |request| {
+            let (server, peer) = (self.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(server.respond(request, peer).await) }
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(15))
+            .adaptive_window(true);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }
+}
+
+/// Errors of `accept` that concern only the connection that was to be accepted (accept(2)).
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Whether the process or the machine has no more files or memory for now: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+fn is_exhaustion(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+}

@@ -1,0 +1,108 @@
+//! The server: what a running API server holds, and how it starts.
+
+use crate::{
+    Config, Error, Identity, InProcess,
+    cache::Caches,
+    discovery::Discovery,
+    hooks::{self, Allocations},
+    identity::authenticate::Authenticator,
+    limits::InFlight,
+    metrics::Metrics,
+    registry::{Registry, Resource},
+    streaming::Nodes,
+};
+use orlop_schema::{Types, openapi::OpenApi};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A running API server.
+pub struct ApiServer {
+    pub(crate) config: Config,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) discovery: Discovery,
+    pub(crate) openapi: OpenApi,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) in_flight: InFlight,
+    pub(crate) metrics: Metrics,
+    /// Ends watches and background tasks.
+    pub(crate) stop: CancellationToken,
+    /// Ends the task that feeds the caches: later than all else, for writes wait for it.
+    halt: CancellationToken,
+}
+
+impl ApiServer {
+    /// Reads the state from the store, makes the objects that every cluster has, and starts the tasks that keep the server
+    /// up to date. They end when the server is dropped.
+    pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
+        let allocations = Arc::new(Allocations::new(config.service_range, config.node_ports.clone())?);
+        let caches = Arc::new(Caches::new(config.store.clone(), &config.kinds, allocations.indexes()));
+        caches.start(halt.clone()).await?;
+        let service_address = allocations.first();
+        let nodes = Arc::new(Nodes::new(config.node_tls.clone()));
+        let hooks = hooks::Builder { config: &config, allocations, nodes };
+        let resources = config
+            .kinds
+            .iter()
+            .filter_map(|kind| {
+                Some(Arc::new(Resource {
+                    kind: kind.clone(),
+                    cache: caches.of(kind)?,
+                    hooks: hooks.hooks(kind),
+                    types: Types::of(&kind.api_version(), &kind.kind),
+                }))
+            })
+            .collect();
+        let registry = Arc::new(Registry::new(config.store.clone(), caches, config.clock.clone(), resources));
+        let authenticator = Authenticator::new(&config, registry.clone());
+        let server = Arc::new(Self {
+            discovery: Discovery::new(registry.resources()),
+            openapi: OpenApi::new(&config.kinds, &config.version.git_version),
+            authenticator,
+            in_flight: InFlight::new(&config.limits),
+            metrics: Metrics::new(),
+            registry,
+            stop,
+            halt,
+            config,
+        });
+        hooks::defaults::reconcile(&server, service_address).await?;
+        hooks::events::start_expiry(&server.registry, server.config.event_ttl, server.stop.clone());
+        server.start_trimming();
+        Ok(server)
+    }
+
+    /// The API for a client in the same process, who is `who`. It is what `kube::Client::new` takes.
+    pub fn service_for(self: &Arc<Self>, who: Identity) -> InProcess {
+        InProcess::new(self.clone(), who)
+    }
+
+    /// Ends watches and background tasks. What is being worked on is finished.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Forgets old events also of kinds where nothing happens any more.
+    fn start_trimming(&self) {
+        let (caches, stop) = (self.registry.caches.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(std::time::Duration::from_secs(60));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = tick.tick() => {
+                        let now = std::time::Instant::now();
+                        caches.all().for_each(|cache| cache.trim(now));
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.halt.cancel();
+    }
+}

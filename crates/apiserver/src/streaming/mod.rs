@@ -1,0 +1,8 @@
+//! Streams between clients and nodes: logs, exec, attach, port forwarding. The server checks the request and finds the
+//! node; then the bytes pass through. What they mean is between the client and the node.
+
+mod node;
+pub(crate) mod pods;
+mod upgrade;
+
+pub(crate) use node::Nodes;

@@ -1,0 +1,15 @@
+//! The API as clients see it, over a store in memory.
+
+// What these tests set up must be there; a panic says where it was not.
+#![allow(clippy::unwrap_used)]
+
+mod discovery;
+mod nodes;
+mod objects;
+mod pods;
+mod protobuf;
+mod services;
+mod support;
+mod tls;
+mod tokens;
+mod watches;
