@@ -1,0 +1,138 @@
+//! What all controllers share: the client, the clock, one cache a kind, the event recorder; and the function that runs them all.
+
+use crate::Error;
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet},
+    batch::v1::Job,
+    coordination::v1::Lease,
+    core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+};
+use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
+use orlop_client::{Clock, Informer, Recorder};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{fmt::Debug, sync::Arc};
+
+macro_rules! caches {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty,)+) => {
+        /// What all controllers share. Clones share everything.
+        #[derive(Clone)]
+        pub struct Cluster {
+            /// The way to the API.
+            pub client: Client,
+            /// The time of day.
+            pub clock: Clock,
+            /// Events.
+            pub recorder: Recorder,
+            $($(#[$doc])* pub $field: Arc<Informer<$kind>>,)+
+        }
+
+        impl Cluster {
+            /// Caches that are still empty.
+            pub fn new(client: Client, clock: Clock) -> Self {
+                let recorder = Recorder::new(client.clone(), "controller-manager", None, clock.clone());
+                Self { client, clock, recorder, $($field: Arc::default(),)+ }
+            }
+
+            /// Feeds the caches until dropped.
+            async fn watch(&self) {
+                tokio::join!($(self.$field.clone().run(Api::all(self.client.clone())),)+);
+            }
+
+            /// Waits until all caches hold their first list.
+            async fn synced(&self) {
+                $(self.$field.synced().await;)+
+            }
+        }
+    };
+}
+
+caches! {
+    /// Pods.
+    pods: Pod,
+    /// Nodes.
+    nodes: Node,
+    /// Namespaces.
+    namespaces: Namespace,
+    /// Services.
+    services: Service,
+    /// Endpoints.
+    endpoints: Endpoints,
+    /// EndpointSlices.
+    endpoint_slices: EndpointSlice,
+    /// ServiceAccounts.
+    service_accounts: ServiceAccount,
+    /// Leases of nodes and leaders.
+    leases: Lease,
+    /// ReplicaSets.
+    replica_sets: ReplicaSet,
+    /// Deployments.
+    deployments: Deployment,
+    /// DaemonSets.
+    daemon_sets: DaemonSet,
+    /// Jobs.
+    jobs: Job,
+    /// ControllerRevisions.
+    controller_revisions: ControllerRevision,
+}
+
+impl Cluster {
+    /// The time of day.
+    pub fn now(&self) -> jiff::Timestamp {
+        (self.clock)()
+    }
+
+    /// The API of a namespaced kind.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Writes an object's status subresource and takes the answer into the cache.
+    pub(crate) async fn write_status<K>(&self, cache: &Informer<K>, object: &K) -> Result<(), Error>
+    where
+        K: Resource<Scope = NamespaceResourceScope>
+            + Clone
+            + Serialize
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+        K::DynamicType: Default,
+    {
+        let api = self.api::<K>(object.meta().namespace.as_deref().unwrap_or_default());
+        let name = object.meta().name.as_deref().unwrap_or_default();
+        let written = api
+            .replace_status(name, &PostParams::default(), object)
+            .await
+            .map_err(Error::at("writing a status"))?;
+        cache.observe(written);
+        Ok(())
+    }
+}
+
+/// Runs all controllers until dropped. Workers start when the caches are filled. `authority` is the certificate (PEM) by which
+/// pods know the API server.
+pub async fn run(client: Client, clock: Clock, authority: String) {
+    let cluster = Cluster::new(client, clock);
+    let controllers = futures::future::join_all([
+        crate::replica_set::start(&cluster),
+        crate::deployment::start(&cluster),
+        crate::daemon_set::start(&cluster),
+        crate::job::start(&cluster),
+        crate::endpoints::start(&cluster),
+        crate::service_account::start(&cluster, authority),
+        crate::namespace::start(&cluster),
+        crate::node_lifecycle::start(&cluster),
+        crate::garbage::start(&cluster),
+    ]);
+    let work = async {
+        cluster.synced().await;
+        controllers.await;
+    };
+    tokio::join!(cluster.watch(), work);
+}

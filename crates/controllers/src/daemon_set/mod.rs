@@ -1,0 +1,112 @@
+//! DaemonSet: one pod on every node that it fits (Kubernetes documentation, "DaemonSet"), with rolling updates and a history of
+//! ControllerRevisions for rollback.
+
+mod history;
+mod placement;
+mod plan;
+mod status;
+
+use crate::{Cluster, Error, ownership, pod_control, pods};
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
+use kube::ResourceExt;
+use orlop_client::{EventType, Key, Queue, run_workers};
+use parking_lot::Mutex;
+use plan::{Plan, View};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+const WORKERS: usize = 4;
+pub(super) const HASH_LABEL: &str = "controller-revision-hash";
+/// How long a pod that ended waits for its successor: doubled each time, forgotten after twice the longest.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+const LAST_PAUSE: SignedDuration = SignedDuration::from_mins(15);
+
+/// Registers with the caches; the future does the work.
+pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
+    let queue = Queue::default();
+    ownership::follow(&queue, &cluster.daemon_sets, &cluster.pods, |s| s.spec.as_ref().map(|s| &s.selector));
+    let (on_node, sets) = (queue.clone(), cluster.daemon_sets.clone());
+    cluster.nodes.on_change(move |old, new| {
+        let view = |n: &Arc<Node>| (n.metadata.labels.clone(), n.spec.clone());
+        if old.map(view) != new.map(view) {
+            sets.all().iter().for_each(|s| on_node.add(Key::of(&**s)));
+        }
+    });
+    let cluster = cluster.clone();
+    Box::pin(async move {
+        let endings = Endings::default();
+        let reconcile = |key| reconcile(&cluster, &queue, &endings, key);
+        run_workers("daemonset", queue.clone(), WORKERS, reconcile).await;
+    })
+}
+
+/// When daemon pods ended lately, by set and node.
+#[derive(Default)]
+struct Endings {
+    last: Mutex<HashMap<(String, String), (Timestamp, SignedDuration)>>,
+}
+
+impl Endings {
+    /// How long a pod that ended on the node still has to wait for its successor.
+    fn pause(&self, set: &str, node: &str, now: Timestamp) -> Option<Duration> {
+        let (at, pause) = *self.last.lock().get(&(set.to_string(), node.to_string()))?;
+        let left = pause - now.duration_since(at);
+        (left > SignedDuration::ZERO).then(|| left.unsigned_abs())
+    }
+
+    fn note(&self, set: &str, node: &str, now: Timestamp) {
+        let mut last = self.last.lock();
+        last.retain(|_, (at, _)| now.duration_since(*at) <= LAST_PAUSE * 2);
+        let entry = last.entry((set.to_string(), node.to_string()));
+        let entry = entry
+            .and_modify(|(_, pause)| *pause = (*pause * 2).min(LAST_PAUSE))
+            .or_insert((now, FIRST_PAUSE));
+        entry.0 = now;
+    }
+}
+
+async fn reconcile(cluster: &Cluster, queue: &Queue, endings: &Endings, key: Key) -> Result<(), Error> {
+    let Some(set) = cluster.daemon_sets.get(&key.namespace, &key.name) else { return Ok(()) };
+    let Some(spec) = &set.spec else { return Ok(()) };
+    if set.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let now = cluster.now();
+    let uid = set.uid().unwrap_or_default();
+    let hash = history::keep(cluster, &set).await?;
+    let mine = ownership::claim(cluster, &*set, &spec.selector, &cluster.pods, None).await?;
+    let nodes = cluster.nodes.all();
+    let pause = |node: &str| endings.pause(&uid, node, now);
+    let view = View { set: &set, hash: &hash, nodes: &nodes, mine: &mine, pause: &pause, now };
+    let plan = plan::plan(&view);
+    let look_again = plan.look_again;
+    for (node, _) in &plan.ended {
+        endings.note(&uid, node, now);
+    }
+    let outcome = execute(cluster, &set, &hash, plan).await;
+    let written = status::write(cluster, &set, &hash, &nodes, now).await;
+    if let Some(wait) = look_again {
+        queue.add_after(key, wait);
+    }
+    outcome.and(written)
+}
+
+async fn execute(cluster: &Cluster, set: &DaemonSet, hash: &str, plan: Plan) -> Result<(), Error> {
+    let mut doomed = plan.delete;
+    for (node, pod) in plan.ended {
+        let (what, reason, event_type) = match pods::phase(&pod) {
+            "Succeeded" => ("succeeded", "SucceededDaemonPod", EventType::Normal),
+            _ => ("failed", "FailedDaemonPod", EventType::Warning),
+        };
+        let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+        let then = if what == "failed" { "kill" } else { "delete" };
+        let message = format!("Found {what} daemon pod {name} on node {node}, will try to {then} it");
+        cluster.recorder.event(set, event_type, reason, message);
+        doomed.push(pod);
+    }
+    let deleted = pod_control::delete(cluster, set, &doomed).await;
+    let pods: Vec<_> = plan.create.iter().map(|node| placement::pod_for(set, hash, node)).collect();
+    let made = pod_control::create(cluster, set, pods).await;
+    deleted.and(made.failure.map_or(Ok(()), Err))
+}

@@ -1,0 +1,39 @@
+//! What the API server serves, for controllers that work on every kind.
+
+use kube::{Client, api::ApiResource};
+
+/// All resources whose objects can be listed and deleted, in the preferred version of their group, with whether they are
+/// namespaced.
+pub(crate) async fn deletable(client: &Client) -> Result<Vec<(ApiResource, bool)>, kube::Error> {
+    let mut all = Vec::new();
+    let core = client.list_core_api_resources("v1").await?;
+    collect(&mut all, "", "v1", &core.resources);
+    for group in client.list_api_groups().await?.groups {
+        let Some(version) = group.preferred_version.or_else(|| group.versions.first().cloned()) else {
+            continue;
+        };
+        let served = client.list_api_group_resources(&version.group_version).await?;
+        collect(&mut all, &group.name, &version.version, &served.resources);
+    }
+    Ok(all)
+}
+
+fn collect(
+    all: &mut Vec<(ApiResource, bool)>,
+    group: &str,
+    version: &str,
+    served: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource],
+) {
+    let able = |verbs: &[String]| ["list", "delete"].iter().all(|v| verbs.iter().any(|s| s == v));
+    for resource in served.iter().filter(|r| !r.name.contains('/') && able(&r.verbs)) {
+        let api_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
+        let described = ApiResource {
+            group: group.into(),
+            version: version.into(),
+            api_version,
+            kind: resource.kind.clone(),
+            plural: resource.name.clone(),
+        };
+        all.push((described, resource.namespaced));
+    }
+}

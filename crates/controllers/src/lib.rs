@@ -1,0 +1,55 @@
+//! The control loops that make the cluster what its objects say. One module a controller, each level-triggered: it reads the
+//! shared caches, computes the difference to what is wanted, and acts, and can be killed between any two steps. They reach
+//! state through the Kubernetes API alone.
+
+mod cluster;
+mod daemon_set;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod garbage;
+mod job;
+mod namespace;
+mod node_lifecycle;
+mod ownership;
+mod pod_control;
+mod pods;
+mod replica_set;
+mod service_account;
+
+pub use cluster::{Cluster, run};
+
+/// Why a reconciliation was not finished. It is always tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the API failed.
+    #[error("{step}")]
+    Api {
+        /// What was being done.
+        step: &'static str,
+        /// What the server said.
+        #[source]
+        source: kube::Error,
+    },
+    /// The server refused what the object asks for.
+    #[error("{0}")]
+    Refused(String),
+    /// The object cannot be worked with.
+    #[error("{0}")]
+    Object(String),
+}
+
+impl Error {
+    /// What the server said, for people.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Api { source, .. } => orlop_client::api_message(source),
+            other => other.to_string(),
+        }
+    }
+
+    /// Names the step of a failed call.
+    pub(crate) fn at(step: &'static str) -> impl Fn(kube::Error) -> Self {
+        move |source| Self::Api { step, source }
+    }
+}
