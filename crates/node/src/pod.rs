@@ -1,0 +1,179 @@
+//! What the agent reads again and again of a Pod object, in one place. It knows nothing of what runs.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+/// The part a container plays in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// An init container with `restartPolicy: Always`: started in its turn, then kept running.
+    Sidecar,
+    /// One of `spec.containers`.
+    Main,
+}
+
+/// Whether and when an ended container is started again (pod or container `restartPolicy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+impl RestartPolicy {
+    fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some("Never") => Self::Never,
+            Some("OnFailure") => Self::OnFailure,
+            _ => Self::Always,
+        }
+    }
+}
+
+/// Short ways to the parts of a pod.
+pub(crate) trait PodExt {
+    fn uid(&self) -> &str;
+    fn name(&self) -> &str;
+    fn namespace(&self) -> &str;
+    fn spec_ref(&self) -> &PodSpec;
+    /// All containers with their roles: init containers and sidecars in order, then the main ones.
+    fn containers(&self) -> Vec<(Role, &Container)>;
+    fn host_network(&self) -> bool;
+    fn restart_policy(&self) -> RestartPolicy;
+    /// `terminationGracePeriodSeconds`, 30 if not given.
+    fn grace_seconds(&self) -> u64;
+    fn deleting(&self) -> bool;
+    /// `status.phase` is Succeeded or Failed.
+    fn ended(&self) -> bool;
+}
+
+static NO_SPEC: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
+
+impl PodExt for Pod {
+    fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    fn spec_ref(&self) -> &PodSpec {
+        self.spec.as_ref().unwrap_or(&NO_SPEC)
+    }
+
+    fn containers(&self) -> Vec<(Role, &Container)> {
+        let spec = self.spec_ref();
+        let init = spec.init_containers.iter().flatten().map(|c| {
+            let role = if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init };
+            (role, c)
+        });
+        init.chain(spec.containers.iter().map(|c| (Role::Main, c))).collect()
+    }
+
+    fn host_network(&self) -> bool {
+        self.spec_ref().host_network == Some(true)
+    }
+
+    fn restart_policy(&self) -> RestartPolicy {
+        RestartPolicy::parse(self.spec_ref().restart_policy.as_deref())
+    }
+
+    fn grace_seconds(&self) -> u64 {
+        let seconds = self.spec_ref().termination_grace_period_seconds.unwrap_or(30);
+        u64::try_from(seconds).unwrap_or(1)
+    }
+
+    fn deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    fn ended(&self) -> bool {
+        let phase = self.status.as_ref().and_then(|s| s.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    }
+}
+
+/// Whether a container that ended with `exit_code` is started again, by its own policy and rules or else the pod's.
+pub(crate) fn restarts(pod: &Pod, role: Role, container: &Container, exit_code: i32) -> bool {
+    if role == Role::Sidecar {
+        return true;
+    }
+    let matched = container.restart_policy_rules.iter().flatten().any(|rule| {
+        rule.action == "Restart"
+            && rule.exit_codes.as_ref().is_some_and(|codes| {
+                let listed = codes.values.iter().flatten().any(|v| *v == exit_code);
+                if codes.operator == "NotIn" { !listed } else { listed }
+            })
+    });
+    if matched {
+        return true;
+    }
+    let policy = match container.restart_policy.as_deref() {
+        Some(own) => RestartPolicy::parse(Some(own)),
+        None => pod.restart_policy(),
+    };
+    match (policy, role) {
+        // An init container that has done its work is never repeated.
+        (RestartPolicy::Always, Role::Init) | (RestartPolicy::OnFailure, _) => exit_code != 0,
+        (RestartPolicy::Always, _) => true,
+        (RestartPolicy::Never, _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(value: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": {"name": "p"}, "spec": value })).expect("a pod")
+    }
+
+    #[test]
+    fn a_container_is_restarted_as_the_policies_say() {
+        let cases = [
+            ("Always", json!({}), 0, true),
+            ("Always", json!({}), 1, true),
+            ("OnFailure", json!({}), 0, false),
+            ("OnFailure", json!({}), 1, true),
+            ("Never", json!({}), 1, false),
+            ("Never", json!({"restartPolicy": "OnFailure"}), 1, true),
+            ("Always", json!({"restartPolicy": "Never"}), 1, false),
+            (
+                "Never",
+                json!({"restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}),
+                42,
+                true,
+            ),
+            (
+                "Never",
+                json!({"restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [42]}}]}),
+                42,
+                false,
+            ),
+        ];
+        for (policy, mut container, code, expected) in cases {
+            container["name"] = "c".into();
+            let pod = pod(json!({"restartPolicy": policy, "containers": [container]}));
+            let (role, container) = pod.containers()[0];
+            assert_eq!(restarts(&pod, role, container, code), expected, "{policy} {container:?} {code}");
+        }
+    }
+
+    #[test]
+    fn an_init_container_that_succeeded_is_not_repeated() {
+        let pod = pod(json!({"containers": [{"name": "c"}],
+            "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]}));
+        let all = pod.containers();
+        assert_eq!(all.iter().map(|(r, _)| *r).collect::<Vec<_>>(), [Role::Init, Role::Sidecar, Role::Main]);
+        assert!(!restarts(&pod, all[0].0, all[0].1, 0));
+        assert!(restarts(&pod, all[0].0, all[0].1, 1));
+        assert!(restarts(&pod, all[1].0, all[1].1, 0));
+    }
+}

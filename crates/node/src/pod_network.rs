@@ -1,0 +1,29 @@
+//! The few things that a pod worker asks of the node's network. It makes no link itself.
+
+use orlop_network::{Error, PodAddress, PodLink};
+
+/// Links pods. [`orlop_network::Network`] is the real one.
+#[async_trait::async_trait]
+pub trait PodNetwork: Send + Sync + 'static {
+    /// Gives a pod its address, link and host ports; the same again for an id that has them.
+    async fn attach(&self, link: PodLink) -> Result<PodAddress, Error>;
+    /// Takes them away; no error if there are none.
+    async fn detach(&self, id: &str) -> Result<(), Error>;
+    /// Detaches all but these.
+    async fn retain(&self, ids: &[String]) -> Result<(), Error>;
+}
+
+#[async_trait::async_trait]
+impl PodNetwork for orlop_network::Network {
+    async fn attach(&self, link: PodLink) -> Result<PodAddress, Error> {
+        orlop_network::Network::attach(self, link).await
+    }
+
+    async fn detach(&self, id: &str) -> Result<(), Error> {
+        orlop_network::Network::detach(self, id).await
+    }
+
+    async fn retain(&self, ids: &[String]) -> Result<(), Error> {
+        orlop_network::Network::retain(self, ids).await
+    }
+}

@@ -1,0 +1,113 @@
+//! A pod's `status` as a kubelet would write it, from what runs and what was learnt. Pure; writing it is the worker's.
+
+mod conditions;
+mod containers;
+mod patch;
+mod phase;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use patch::patch;
+
+use crate::{
+    plan::{Cause, View},
+    pod::{PodExt, Role},
+};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use orlop_api::qos::QosClass;
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// What a status is made from besides the planner's view.
+pub(crate) struct StatusInput<'a> {
+    pub view: &'a View<'a>,
+    pub host_ip: IpAddr,
+    /// When the agent first saw the pod.
+    pub start_time: Timestamp,
+    /// `status.reason` and `status.message` of a pod that was turned away or evicted.
+    pub why: Option<(&'a str, &'a str)>,
+    /// Termination messages by container id.
+    pub messages: &'a BTreeMap<String, String>,
+    /// The status as the API has it: conditions of others and transition times come from it.
+    pub before: &'a PodStatus,
+}
+
+impl StatusInput<'_> {
+    /// Whether all that will ever run of the pod has run.
+    pub fn over(&self) -> bool {
+        let quiet = self.view.known.in_flight.iter().all(|k| !matches!(k, crate::plan::Key::Start(_)));
+        self.view.termination.is_some() && quiet && !self.view.state.containers.iter().any(|c| c.running())
+    }
+}
+
+/// The status of a pod.
+pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
+    let view = input.view;
+    let pod = view.pod;
+    let mut init = Vec::new();
+    let mut main = Vec::new();
+    let uninitialized = crate::plan::initialized(view).is_err();
+    for (role, spec) in pod.containers() {
+        let status = containers::status(input, role, spec, uninitialized);
+        if role == Role::Main { main.push(status) } else { init.push(status) }
+    }
+    let phase = phase::phase(input, &init, &main);
+    let ips = pod_ips(input);
+    let generation = pod.metadata.generation;
+    let mut status = PodStatus {
+        phase: Some(phase.as_str().into()),
+        start_time: Some(Time(input.start_time)),
+        qos_class: input
+            .before
+            .qos_class
+            .clone()
+            .or_else(|| Some(QosClass::of(pod.spec_ref()).as_str().into())),
+        host_ip: Some(input.host_ip.to_string()),
+        host_ips: Some(vec![HostIP { ip: input.host_ip.to_string() }]),
+        pod_ip: ips.first().map(ToString::to_string),
+        pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        observed_generation: generation,
+        container_statuses: some(main),
+        init_container_statuses: some(init),
+        reason: input.why.map(|(reason, _)| reason.into()),
+        message: input.why.map(|(_, message)| message.into()),
+        ..PodStatus::default()
+    };
+    if view.termination.is_some_and(|t| t.cause == Cause::Rejected) {
+        // Nothing of it was ever there.
+        status.container_statuses = None;
+        status.init_container_statuses = None;
+        status.host_ip = None;
+        status.host_ips = None;
+    }
+    status.conditions = Some(conditions::conditions(input, &status));
+    // What others put there stays.
+    status.nominated_node_name = input.before.nominated_node_name.clone();
+    status.ephemeral_container_statuses = input.before.ephemeral_container_statuses.clone();
+    status.resource_claim_statuses = input.before.resource_claim_statuses.clone();
+    status
+}
+
+fn some(list: Vec<ContainerStatus>) -> Option<Vec<ContainerStatus>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// The pod's addresses: those of its newest sandbox. A pod that has ended keeps the last ones it had.
+fn pod_ips(input: &StatusInput<'_>) -> Vec<IpAddr> {
+    let view = input.view;
+    if let Some(sandbox) = view.state.newest_sandbox()
+        && let Some(addresses) = view.known.addresses.get(&sandbox.id)
+    {
+        if view.pod.host_network() {
+            return vec![input.host_ip];
+        }
+        return addresses.clone();
+    }
+    let before = input.before.pod_ips.iter().flatten();
+    let kept = before.filter_map(|p| p.ip.parse().ok()).collect();
+    if view.termination.is_some() || view.state.current_sandbox().is_some() { kept } else { Vec::new() }
+}
