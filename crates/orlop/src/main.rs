@@ -1,0 +1,123 @@
+//! One binary that turns Linux machines into a Kubernetes-compatible cluster: arguments, configuration, and the wiring of roles.
+
+mod address;
+mod identity;
+mod layout;
+mod lock;
+mod logging;
+mod reset;
+mod server;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The Kubernetes version whose API is served.
+const KUBERNETES_VERSION: &str = "v1.36.0";
+
+#[derive(Parser)]
+#[command(
+    name = "orlop",
+    version,
+    about = "A Kubernetes-compatible cluster in one binary",
+    propagate_version = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a whole cluster on this machine: API, store, scheduler, controllers, node, network, DNS
+    Server(Box<server::ServerArguments>),
+    /// Stop everything that Orlop started on this machine and remove its state, links and rules
+    Reset(reset::ResetArguments),
+    /// Print the versions of Orlop and of the API that it serves
+    Version,
+    #[command(flatten)]
+    Client(orlop_cli::ClientVerb),
+}
+
+fn main() -> ExitCode {
+    // A shim must not have a second thread, so it begins before anything else does.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|verb| verb == "shim") {
+        return orlop_runtime::shim::main(arguments);
+    }
+    match Arguments::parse().verb {
+        Verb::Server(arguments) => finish(server::run(*arguments)),
+        Verb::Reset(arguments) => finish(reset::run(&arguments)),
+        Verb::Version => {
+            println!("orlop {} (Kubernetes API {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Verb::Client(verb) => client(verb),
+    }
+}
+
+/// What goes wrong in the binary itself; the causes tell the story.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// Not as configured.
+    #[error("{0}")]
+    Configuration(String),
+    /// A step of starting or ending failed.
+    #[error("{step}")]
+    Step {
+        /// What was being done.
+        step: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Names the step that failed.
+    fn at<E>(step: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let step = step.into();
+        move |source| Self::Step { step, source: source.into() }
+    }
+}
+
+fn finish(outcome: Result<(), Error>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints an error with its causes on one line.
+fn report(error: &dyn std::error::Error) {
+    let mut line = format!("orlop: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("{line}");
+}
+
+fn client(verb: orlop_cli::ClientVerb) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(orlop_cli::run(verb)).unwrap_or_else(|error| {
+        // Its text is complete.
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}
