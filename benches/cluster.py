@@ -168,7 +168,7 @@ def main():
     os.environ.setdefault("ORLOP_LOG", "warn")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="orlop-bench-"))
     archive = images.docker_archive(folder / "busybox.tar", IMAGE, [images.busybox_layer()])
-    cluster = Cluster(folder, 19)
+    cluster = Cluster(folder)
     try:
         start, api = cold_start(cluster)
         line("cold start: command to node Ready", start * 1000, "ms", "(goal: under 1000)")

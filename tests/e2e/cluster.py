@@ -1,9 +1,11 @@
 """A cluster in a temporary folder, driven as a user would: the orlop binary, kubectl, the Python client."""
 
+import itertools
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import time
 
@@ -27,10 +29,31 @@ def eventually(check, timeout=30, pause=0.05, what="condition"):
         time.sleep(pause)
 
 
-class Cluster:
-    """One server. Two with different numbers can run side by side."""
+def _numbers():
+    """Numbers of clusters whose addresses and ports nobody on this machine uses: another run may be under way, or was killed."""
+    for number in itertools.cycle(range(70)):
+        routes = json.loads(subprocess.run(["ip", "-json", "route", "show", "table", "all"], capture_output=True, check=True).stdout)
+        taken = {route["dst"].split(".")[1] for route in routes if route["dst"].startswith("10.")}
+        if {str(100 + 2 * number), str(101 + 2 * number)} & taken:
+            continue
+        try:
+            for port in (16443 + number, 20250 + number):
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("0.0.0.0", port))
+        except OSError:
+            continue
+        yield number
 
-    def __init__(self, root, number):
+
+_free_numbers = _numbers()
+
+
+class Cluster:
+    """One server. Several can run side by side."""
+
+    def __init__(self, root):
+        number = next(_free_numbers)
         self.root = pathlib.Path(root)
         self.data = self.root / "data"
         self.kubeconfig = self.data / "admin.kubeconfig"
@@ -38,7 +61,7 @@ class Cluster:
         self.kubelet_port = 20250 + number
         self.node = f"node-{number}"
         self.pods, self.services = f"10.{100 + 2 * number}.0.0/16", f"10.{101 + 2 * number}.0.0/16"
-        self.node_ports = f"{31000 + 100 * number}-{31099 + 100 * number}"
+        self.node_ports = f"{30000 + 35 * number}-{30034 + 35 * number}"
         self.process = None
         self.more_arguments = []
 

@@ -20,7 +20,7 @@ def archive(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory, archive):
     """A cluster with the test image, for tests that leave it as it was."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), 0)
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         cluster.start()
         cluster.import_image(archive)
@@ -33,7 +33,7 @@ def cluster(tmp_path_factory, archive):
 @pytest.fixture
 def own_cluster(tmp_path, archive):
     """A cluster of the test's own, to be stopped and killed at will. Call start() and import_image() yourself."""
-    cluster = Cluster(tmp_path, next(_numbers) % 20 + 1)
+    cluster = Cluster(tmp_path)
     cluster.archive = archive
     try:
         yield cluster

@@ -11,6 +11,8 @@ use std::{
 #[derive(Debug)]
 pub struct Piece {
     pub file: File,
+    /// Bytes when it was opened.
+    pub length: u64,
     inode: u64,
 }
 
@@ -18,8 +20,8 @@ impl Piece {
     fn open(path: &Path) -> io::Result<Option<Self>> {
         match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => {
-                let inode = file.metadata()?.ino();
-                Ok(Some(Self { file, inode }))
+                let metadata = file.metadata()?;
+                Ok(Some(Self { file, length: metadata.len(), inode: metadata.ino() }))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),

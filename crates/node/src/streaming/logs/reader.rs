@@ -35,13 +35,16 @@ pub struct LogReader {
     piece: Option<Piece>,
     /// Those that come after it, as far as known.
     later: VecDeque<Piece>,
+    /// Whether to read on past what was there at the opening.
+    follow: bool,
     /// The beginning of a line whose end is not there yet.
     rest: Vec<u8>,
     formatter: Formatter,
 }
 
 impl LogReader {
-    /// Opens a log where the options want it to begin. It need not exist yet.
+    /// Opens a log where the options want it to begin. If it is to be followed it need not exist yet; if not, what is read is the
+    /// log as it was at this moment, however fast it grows.
     pub fn open(path: PathBuf, options: LogOptions) -> io::Result<Self> {
         let mut pieces = open_all(&path)?;
         let mut position = 0;
@@ -63,7 +66,14 @@ impl LogReader {
         if let Some(piece) = &mut piece {
             piece.file.seek(SeekFrom::Start(position))?;
         }
-        Ok(Self { path, piece, later, rest: Vec::new(), formatter: Formatter::new(options) })
+        Ok(Self {
+            path,
+            piece,
+            later,
+            follow: options.follow,
+            rest: Vec::new(),
+            formatter: Formatter::new(options),
+        })
     }
 
     /// Reads a block and appends what is seen of it.
@@ -72,7 +82,7 @@ impl LogReader {
             return Ok(Progress::Full);
         }
         let read = match &mut self.piece {
-            Some(piece) => fill(piece, &mut self.rest)?,
+            Some(piece) => fill(piece, self.follow, &mut self.rest)?,
             None => 0,
         };
         if read > 0 {
@@ -84,7 +94,7 @@ impl LogReader {
 
     /// At the end of a file: goes on to the one that came after it, if there is one.
     fn next_piece(&mut self, out: &mut Vec<u8>) -> io::Result<Progress> {
-        if self.later.is_empty() {
+        if self.later.is_empty() && self.follow {
             self.later = match &self.piece {
                 Some(piece) => newer_than(&self.path, piece)?.into(),
                 None => open_all(&self.path)?.into_iter().rev().collect(),
@@ -92,7 +102,7 @@ impl LogReader {
             // Between its last reading and now the file may have got its last lines.
             if !self.later.is_empty()
                 && let Some(piece) = &mut self.piece
-                && fill(piece, &mut self.rest)? > 0
+                && fill(piece, self.follow, &mut self.rest)? > 0
             {
                 self.cut(out);
                 return Ok(Progress::More);
@@ -123,9 +133,14 @@ impl LogReader {
     }
 }
 
-fn fill(piece: &mut Piece, rest: &mut Vec<u8>) -> io::Result<usize> {
+/// Appends the next block of a file; what came after its opening only if it is followed.
+fn fill(piece: &mut Piece, follow: bool, rest: &mut Vec<u8>) -> io::Result<usize> {
     let before = rest.len();
-    rest.resize(before + BLOCK, 0);
+    let wanted = match follow {
+        true => BLOCK,
+        false => piece.length.saturating_sub(piece.file.stream_position()?).min(BLOCK as u64) as usize,
+    };
+    rest.resize(before + wanted, 0);
     let read = loop {
         match piece.file.read(&mut rest[before..]) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

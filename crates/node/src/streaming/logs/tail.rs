@@ -11,10 +11,10 @@ const BLOCK: u64 = 64 << 10;
 const LONGEST: usize = 1 << 20;
 
 /// Index of the piece and the position in it from which the last `lines` lines of the log are to be read. `pieces` are the
-/// newest first. A line is what the reader sees as one, in however many entries; only those of `stream` count.
+/// newest first, and as long as they were when opened. A line is what the reader sees as one, in however many entries; only those of `stream` count.
 pub fn start(pieces: &[Piece], lines: u64, stream: Option<Stream>) -> io::Result<(usize, u64)> {
     if let (0, Some(newest)) = (lines, pieces.first()) {
-        return Ok((0, newest.file.metadata()?.len()));
+        return Ok((0, newest.length));
     }
     let mut counter = Counter { lines, stream, unfinished: [true; 2] };
     for (index, piece) in pieces.iter().enumerate() {
@@ -36,7 +36,7 @@ struct Counter {
 impl Counter {
     /// Goes through a file backwards; the position behind which the wanted lines are, if it is in this file.
     fn scan(&mut self, piece: &Piece) -> io::Result<Option<u64>> {
-        let mut end = piece.file.metadata()?.len();
+        let mut end = piece.length;
         // What has been read and not yet been cut into lines; it begins at `end` in the file.
         let mut pending: Vec<u8> = Vec::new();
         loop {

@@ -65,6 +65,10 @@ fn read(path: &Path, options: LogOptions) -> String {
     String::from_utf8(text).expect("text")
 }
 
+fn following() -> LogOptions {
+    LogOptions { follow: true, ..Default::default() }
+}
+
 fn last(lines: u64) -> LogOptions {
     LogOptions { tail: Some(lines), ..Default::default() }
 }
@@ -158,7 +162,7 @@ fn since_leaves_out_what_is_older_in_all_files() {
 fn a_reading_goes_on_through_rotations_and_loses_nothing() {
     let log = Log::new();
     log.append(&line(0));
-    let mut reader = LogReader::open(log.path.clone(), LogOptions::default()).expect("opened");
+    let mut reader = LogReader::open(log.path.clone(), following()).expect("opened");
     assert_eq!(drain(&mut reader), numbered(0..1));
     // Its last line comes just before the file is put aside, and two more files follow before anybody looks.
     log.append(&line(1));
@@ -179,10 +183,25 @@ fn a_half_written_line_is_shown_when_it_is_whole() {
     let log = Log::new();
     let whole = line(0);
     log.append(&whole[..40]);
-    let mut reader = LogReader::open(log.path.clone(), LogOptions::default()).expect("opened");
+    let mut reader = LogReader::open(log.path.clone(), following()).expect("opened");
     assert_eq!(drain(&mut reader), "");
     log.append(&whole[40..]);
     assert_eq!(drain(&mut reader), numbered(0..1));
+}
+
+#[test]
+fn what_comes_after_the_opening_is_not_read_unless_followed() {
+    let log = Log::new();
+    log.append(&line(0));
+    log.append(&line(1));
+    let open = |options| LogReader::open(log.path.clone(), options).expect("opened");
+    let (mut whole, mut tail, mut followed) = (open(LogOptions::default()), open(last(1)), open(following()));
+    log.append(&line(2));
+    log.rotate(5);
+    log.append(&line(3));
+    assert_eq!(drain(&mut whole), numbered(0..2));
+    assert_eq!(drain(&mut tail), numbered(1..2));
+    assert_eq!(drain(&mut followed), numbered(0..4));
 }
 
 proptest! {
