@@ -60,6 +60,7 @@ impl ApiServer {
                 }
                 let request = SubresourceRequest {
                     registry: self.registry.clone(),
+                    who: request.who,
                     verb: request.info.verb,
                     target,
                     query: request.query,
@@ -125,7 +126,7 @@ impl ApiServer {
             Verb::Delete => {
                 let view = self.view(resource, headers, query)?;
                 let options = delete_options(headers, query, &request.body)?;
-                match self.registry.delete(resource, at, &options).await? {
+                match self.registry.delete(resource, at, &options, &request.who).await? {
                     Deleted::Marked(body) => Ok(view.object(200, &body)),
                     Deleted::Gone(body) if resource.hooks.returns_deleted() => Ok(view.object(200, &body)),
                     Deleted::Gone(body) => {
@@ -140,7 +141,10 @@ impl ApiServer {
                 let list = ListOptions::parse(query, false)?;
                 let options = delete_options(headers, query, &request.body)?;
                 let selection = Selection::new(resource, at.0, &list)?;
-                let objects = self.registry.delete_collection(resource, &selection, &list, &options).await?;
+                let objects = self
+                    .registry
+                    .delete_collection(resource, &selection, &list, &options, &request.who)
+                    .await?;
                 let metadata = json!({"resourceVersion": self.registry.caches.applied().to_string()});
                 Ok(view.list(&objects, &metadata))
             }
@@ -245,7 +249,7 @@ impl ApiServer {
 
     fn write_context(&self, request: &Admitted, query: &Query) -> Result<WriteContext, Status> {
         let options = WriteOptions::parse(query, agent(&request.parts.headers))?;
-        Ok(WriteContext { options })
+        Ok(WriteContext { options, who: request.who.clone() })
     }
 
     fn view<'a>(

@@ -37,7 +37,7 @@ pub(super) async fn bind(request: &SubresourceRequest) -> Result<Response, Statu
         return Err(Status::invalid(&resource.kind, name, &[error]));
     }
     let options = WriteOptions::parse(&request.query, "scheduler")?;
-    let cx = WriteContext { options };
+    let cx = WriteContext { options, who: request.who.clone() };
     let now = metadata::format_time(registry.now());
     registry
         .modify(resource, Part::System("binding"), (&request.target.namespace, name), &cx, |_, old| {

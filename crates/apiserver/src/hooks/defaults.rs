@@ -2,7 +2,8 @@
 //! reach the API.
 
 use crate::{
-    ApiServer, Error,
+    ApiServer, Error, Identity,
+    identity::MASTERS,
     registry::{Part, Resource, WriteContext, schema::Body},
     request::WriteOptions,
 };
@@ -55,7 +56,7 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
 /// How the server itself writes.
 fn context() -> WriteContext {
     let options = WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() };
-    WriteContext { options }
+    WriteContext { options, who: Arc::new(Identity::new("system:apiserver", &[MASTERS])) }
 }
 
 /// Creates an object that is not there, and where `correct` says so makes an existing one what it should be.

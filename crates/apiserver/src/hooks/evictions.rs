@@ -23,7 +23,7 @@ pub(super) async fn evict(request: &SubresourceRequest) -> Result<Response, Stat
     }
     let options = body.get("deleteOptions").filter(|o| !o.is_null()).cloned();
     let options = DeleteOptions::parse(&request.query, options)?;
-    registry.delete(resource, (&request.target.namespace, name), &options).await?;
+    registry.delete(resource, (&request.target.namespace, name), &options, &request.who).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(response::json(201, &status))

@@ -62,7 +62,8 @@ impl Hooks for Namespaces {
         let mut sent = schema::read(&request.parts.headers, &request.body)?.value;
         resource.check_kind(&mut sent)?;
         let finalizers = sent.pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
-        let cx = WriteContext { options: WriteOptions::parse(&request.query, "finalize")? };
+        let options = WriteOptions::parse(&request.query, "finalize")?;
+        let cx = WriteContext { options, who: request.who.clone() };
         let written = registry
             .modify(resource, Part::System("finalize"), ("", &request.target.name), &cx, |_, old| {
                 let mut object = old.clone();

@@ -94,7 +94,7 @@ impl Registry {
     ) -> Result<(Value, Plan), Status> {
         let kind = &resource.kind;
         let now = self.now();
-        let hook_cx = Cx { registry: self };
+        let hook_cx = Cx { registry: self, who: &cx.who };
         if !metadata::text(&object, "resourceVersion").is_empty() {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }

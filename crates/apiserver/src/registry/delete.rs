@@ -8,6 +8,7 @@ use super::{
     selection::Selection,
 };
 use crate::{
+    Identity,
     cache::{codec, object::Object},
     request::{DeleteOptions, ListOptions, options::Propagation},
 };
@@ -44,6 +45,7 @@ impl Registry {
         resource: &Resource,
         (namespace, name): (&str, &str),
         options: &DeleteOptions,
+        who: &Identity,
     ) -> Result<Deleted, Status> {
         let prefix = &resource.cache.body_prefix;
         let key = resource.cache.key(namespace, name);
@@ -56,8 +58,9 @@ impl Registry {
             let old = current.value();
             check_preconditions(resource, &current, &old, options)?;
             let now = self.now();
-            let hook_cx = Cx { registry: self };
+            let hook_cx = Cx { registry: self, who };
             resource.hooks.admit_delete(&hook_cx, &old)?;
+            tracing::debug!(user = %hook_cx.who.user, kind = ?resource.kind, namespace, name, "an object is deleted");
             let mut plan = Plan::default();
             match step(resource, &old, options, now) {
                 Step::Nothing => return Ok(Deleted::Marked(current.body())),
@@ -96,10 +99,11 @@ impl Registry {
         selection: &Selection,
         list: &ListOptions,
         options: &DeleteOptions,
+        who: &Identity,
     ) -> Result<Vec<Arc<Object>>, Status> {
         let listing = self.list(resource, selection, list).await?;
         for object in &listing.objects {
-            match self.delete(resource, (object.namespace(), object.name()), options).await {
+            match self.delete(resource, (object.namespace(), object.name()), options, who).await {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
             }

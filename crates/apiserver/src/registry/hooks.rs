@@ -3,6 +3,7 @@
 
 use super::Registry;
 use crate::{
+    Identity,
     request::{Query, Target, Verb, options::Propagation},
     response::Response,
 };
@@ -17,11 +18,15 @@ use std::sync::Arc;
 /// What hooks may look at.
 pub(crate) struct Cx<'a> {
     pub registry: &'a Registry,
+    /// Who writes.
+    pub who: &'a Identity,
 }
 
 /// A request for a subresource that a kind serves itself.
 pub(crate) struct SubresourceRequest {
     pub registry: Arc<Registry>,
+    /// Who asks.
+    pub who: Arc<Identity>,
     pub verb: Verb,
     pub target: Target,
     pub query: Query,

@@ -19,6 +19,7 @@ pub(crate) mod watch;
 pub(crate) use hooks::{Cx, Hooks, Plan, Subresource, SubresourceRequest};
 
 use crate::{
+    Identity,
     cache::{Caches, kind_cache::KindCache, object::Object},
     request::{Target, WriteOptions},
 };
@@ -61,6 +62,8 @@ pub(crate) struct Registry {
 #[derive(Clone)]
 pub(crate) struct WriteContext {
     pub options: WriteOptions,
+    /// Who writes.
+    pub who: Arc<Identity>,
 }
 
 /// What of an object is written.

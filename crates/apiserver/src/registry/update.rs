@@ -161,7 +161,7 @@ impl Registry {
         let kind = &resource.kind;
         let name = metadata::text(old, "name");
         let now = self.now();
-        let hook_cx = Cx { registry: self };
+        let hook_cx = Cx { registry: self, who: &cx.who };
         check_preconditions(resource, old, &new)?;
         metadata::prepare_update(&mut new, old);
         self.carry_over(resource, part, &mut new, old);
