@@ -116,6 +116,11 @@ impl Quantity {
         self.format
     }
 
+    /// The number as a float, as near as one comes.
+    pub fn approximate(self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
+
     /// Whether it is nothing.
     pub fn is_zero(self) -> bool {
         self.nano == 0
