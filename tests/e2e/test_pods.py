@@ -250,3 +250,13 @@ def test_host_network_and_host_port(ns, cluster):
     address = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
     assert host["status"]["podIP"] == address
     assert urllib.request.urlopen(f"http://{address}:31990/", timeout=5).read() == b"hi\n"
+
+
+def test_the_node_tells_how_long_its_work_takes(ns):
+    ns.apply(pod("it", "sleep", "3600"))
+    node = ns.wait_ready("it")["spec"]["nodeName"]
+    metrics = ns.cluster.raw(f"/api/v1/nodes/{node}/proxy/metrics")
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert int(values['kubelet_runtime_operations_duration_seconds_count{operation_type="run_podsandbox"}']) >= 1
+    assert int(values["kubelet_pod_start_duration_seconds_count"]) >= 1
+    assert int(values['kubelet_running_containers{container_state="running"}']) >= 1

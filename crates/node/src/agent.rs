@@ -3,7 +3,7 @@
 
 use crate::{
     Error, NodeConfig, PodNetwork, capacity::Capacity, dispatch, events::Events, image_pull::Puller,
-    objects::ObjectCache, registration, worker::Message,
+    metrics::Metrics, objects::ObjectCache, registration, worker::Message,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -33,6 +33,7 @@ struct Inner {
     network: Arc<dyn PodNetwork>,
     clock: Clock,
     pods: Arc<Pods>,
+    metrics: Arc<Metrics>,
 }
 
 /// The pods that workers have told of, by uid.
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub services: Arc<Informer<Service>>,
     pub puller: Puller,
     pub outboxes: Outboxes,
+    pub metrics: Arc<Metrics>,
     clock: Clock,
     pods: Arc<Pods>,
     node_labels: RwLock<Option<BTreeMap<String, String>>>,
@@ -121,7 +123,8 @@ impl Agent {
     ) -> Self {
         let clock: Clock = Arc::new(Timestamp::now);
         let pods = Arc::default();
-        Self { inner: Arc::new(Inner { config, client, runtime, images, network, clock, pods }) }
+        let metrics = Arc::new(Metrics::new(&config.name));
+        Self { inner: Arc::new(Inner { config, client, runtime, images, network, clock, pods, metrics }) }
     }
 
     /// Registers the node, runs its pods, and returns when `shutdown` is cancelled. Containers keep running; the next agent
@@ -164,6 +167,7 @@ impl Agent {
             services: Arc::default(),
             puller: Puller::new(inner.images.clone(), inner.clock.clone()),
             outboxes,
+            metrics: inner.metrics.clone(),
             node_labels: RwLock::default(),
             config: inner.config.clone(),
             client: inner.client.clone(),
@@ -195,6 +199,11 @@ impl Agent {
         // While a pod that was deleted by force still ends here, its successor may have the same name already.
         let created = |p: &&PodHandle| p.pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
         pods.values().filter(of_name).max_by_key(created).cloned()
+    }
+
+    /// What the node has to say of itself at `/metrics`, in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        self.inner.metrics.text(&self.pods())
     }
 
     /// All pods on this node.

@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod handler;
 mod image_pull;
+mod metrics;
 mod node_object;
 mod objects;
 mod plan;

@@ -356,7 +356,7 @@ async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationTo
     .map_err(Error::at("preparing the node's TLS"))?;
     roles.start(
         "node's endpoint",
-        orlop_node::streaming::serve(agent.clone(), listener, tls, shutdown.clone()),
+        orlop_node::streaming::serve(Arc::new(agent.clone()), listener, tls, shutdown.clone()),
     );
     let socket = plan.layout.control_socket();
     let (images, stop) = (machine.images, shutdown.clone().cancelled_owned());

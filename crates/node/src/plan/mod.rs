@@ -55,6 +55,26 @@ pub(crate) enum Action {
     Delete,
 }
 
+impl Action {
+    /// What it is, for measurements: the kubelet's name where it has one.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateSandbox { .. } => "run_podsandbox",
+            Self::Attach { .. } => "attach_network",
+            Self::Mount => "mount_volumes",
+            Self::Pull { .. } => "pull_image",
+            Self::Start { .. } => "start_container",
+            Self::Stop { .. } => "stop_container",
+            Self::Kill { .. } => "kill_container",
+            Self::RemoveContainer { .. } => "remove_container",
+            Self::StopSandbox { .. } => "stop_podsandbox",
+            Self::RemoveSandbox { .. } => "remove_podsandbox",
+            Self::Unmount => "unmount_volumes",
+            Self::Delete => "delete_pod",
+        }
+    }
+}
+
 /// Why a container is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {

@@ -1,7 +1,7 @@
 //! Takes connections in, checks who they are, and hands requests to their endpoint. It knows no protocol of a stream.
 
 use super::{
-    Metrics, logs, port_forward, remote_command,
+    logs, port_forward, remote_command,
     request::{Query, Route},
     response::{Body, Refusal, answer, text},
     stats,
@@ -26,15 +26,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What all requests share.
 pub struct Context {
     pub pods: Arc<dyn Pods>,
-    pub metrics: Option<Metrics>,
     pub rates: stats::Rates,
     pub shutdown: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Context {
-    pub fn new(pods: Arc<dyn Pods>, metrics: Option<Metrics>, shutdown: CancellationToken) -> Self {
-        Self { pods, metrics, rates: stats::Rates::default(), shutdown, tasks: TaskTracker::new() }
+    pub fn new(pods: Arc<dyn Pods>, shutdown: CancellationToken) -> Self {
+        Self { pods, rates: stats::Rates::default(), shutdown, tasks: TaskTracker::new() }
     }
 
     /// Runs what outlives its request until it ends or the endpoint is shut down.
@@ -141,7 +140,10 @@ async fn handle(context: Arc<Context>, caller: &Caller, request: Request<Incomin
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let outcome = match route {
         Route::Healthz => Ok(text(StatusCode::OK, "ok")),
-        Route::Metrics => metrics(&context),
+        Route::Metrics => {
+            let text = context.pods.metrics();
+            Ok(answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+        }
         Route::Pods => Ok(pod_list(&context)),
         Route::StatsSummary => Ok(stats::summary(&context).await),
         Route::ContainerLogs(target) => logs::serve(&context, &target, &query),
@@ -150,11 +152,6 @@ async fn handle(context: Arc<Context>, caller: &Caller, request: Request<Incomin
         Route::PortForward(target) => port_forward::serve(&context, &target, &query, request),
     };
     outcome.unwrap_or_else(|refusal: Refusal| refusal.into())
-}
-
-fn metrics(context: &Context) -> Result<Response<Body>, Refusal> {
-    let metrics = context.metrics.as_ref().ok_or(Refusal::new(StatusCode::NOT_FOUND, "no metrics here"))?;
-    Ok(answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics()))
 }
 
 fn pod_list(context: &Context) -> Response<Body> {

@@ -17,6 +17,8 @@ pub trait Pods: Send + Sync + 'static {
     fn runtime(&self) -> &Arc<dyn ContainerRuntime>;
     /// Name of the node.
     fn node_name(&self) -> &str;
+    /// What `/metrics` shows, in the Prometheus text format.
+    fn metrics(&self) -> String;
 }
 
 impl Pods for Agent {
@@ -34,6 +36,10 @@ impl Pods for Agent {
 
     fn node_name(&self) -> &str {
         &self.config().name
+    }
+
+    fn metrics(&self) -> String {
+        Agent::metrics(self)
     }
 }
 

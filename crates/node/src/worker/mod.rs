@@ -34,7 +34,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use steps::Outcome;
 use tokio::sync::mpsc;
@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     ending: CancellationToken,
     outbox: mpsc::UnboundedSender<Message>,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
+    /// When it was first seen, until all of its containers run.
+    starting: Option<Instant>,
     gone: bool,
 }
 
@@ -129,6 +131,7 @@ impl Worker {
             ending: CancellationToken::new(),
             outbox: outbox.clone(),
             running: FuturesUnordered::new(),
+            starting: start.state.sandboxes.is_empty().then(Instant::now),
             gone: start.gone,
             acked,
             state: start.state,
@@ -204,8 +207,20 @@ impl Worker {
         }
         self.announce_back_offs();
         self.run_probes();
+        self.measure_start();
         self.publish();
         plan
+    }
+
+    /// Notes how long it took until all containers ran.
+    fn measure_start(&mut self) {
+        let runs = |name: &str| self.state.newest(name).is_some_and(|c| c.running());
+        if let Some(since) = self.starting
+            && self.pod.spec_ref().containers.iter().all(|c| runs(&c.name))
+        {
+            self.shared.metrics.pod_started(since.elapsed());
+            self.starting = None;
+        }
     }
 
     /// Tells once of each failed container that it must wait.

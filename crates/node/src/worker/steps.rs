@@ -93,7 +93,8 @@ pub(super) struct Step {
 impl Step {
     /// Does it.
     pub async fn run(self, action: Action, state: PodState, image: Option<Image>) -> Outcome {
-        let key = action.key();
+        let (key, name) = (action.key(), action.name());
+        let begun = std::time::Instant::now();
         let result = match action {
             Action::CreateSandbox { attempt } => self.create_sandbox(attempt).await,
             Action::Attach { sandbox } => match state.sandboxes.into_iter().find(|s| s.id == sandbox) {
@@ -113,6 +114,7 @@ impl Step {
             Action::Unmount => self.unmount().await,
             Action::Delete => self.delete().await,
         };
+        self.shared.metrics.observe(name, begun.elapsed(), result.as_ref().is_err_and(|e| !e.cancelled));
         Outcome::Step(key, Box::new(result))
     }
 

@@ -8,7 +8,7 @@ mod port_forward;
 mod remote_command;
 mod spdy_client;
 
-use super::{Endpoint, Pods};
+use super::Pods;
 use crate::{ContainerHandle, PodHandle};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -53,6 +53,10 @@ impl Pods for HostPods {
     fn node_name(&self) -> &str {
         "node-1"
     }
+
+    fn metrics(&self) -> String {
+        "orlop_pods 1\n".into()
+    }
 }
 
 /// A node with a pod `web` (uid `u-1`): container `app` has been restarted once and runs, `late` has not begun.
@@ -89,9 +93,7 @@ impl Node {
         let server = node.issue("node-1", None, Usage::Server);
         let tls = orlop_pki::tls::server_config(&server, node.authority.certificate(), true, &["http/1.1"])
             .expect("a configuration");
-        let endpoint =
-            Endpoint::new(node.pods.clone()).with_metrics(Arc::new(|| "orlop_pods 1\n".to_string()));
-        let serving = endpoint.serve(listener, tls, node.shutdown.clone());
+        let serving = super::serve(node.pods.clone(), listener, tls, node.shutdown.clone());
         node.served = Some(tokio::spawn(async move { serving.await.expect("served") }));
         node
     }
