@@ -22,11 +22,19 @@ enum Format {
     Json,
 }
 
+/// Libraries that say more than their level suggests: the DNS server logs every query at info, the netlink library warns of each
+/// "not found" that we ask for on purpose. Who wants to hear them names them.
+const TALKATIVE: [(&str, &str); 2] = [("hickory", "hickory_server=warn"), ("nlink", "nlink=error")];
+
+fn directives(wanted: &str) -> String {
+    let quiet =
+        TALKATIVE.iter().filter(|(library, _)| !wanted.contains(library)).map(|(_, directive)| *directive);
+    std::iter::once(wanted).chain(quiet).collect::<Vec<_>>().join(",")
+}
+
 /// Starts logging; called once.
 pub(crate) fn start(arguments: &LogArguments) -> Result<(), crate::Error> {
-    // The DNS library logs every query at info; who wants that names it.
-    let quiet = if arguments.log.contains("hickory") { "" } else { ",hickory_server=warn" };
-    let filter = EnvFilter::try_new(format!("{}{quiet}", arguments.log))
+    let filter = EnvFilter::try_new(directives(&arguments.log))
         .map_err(crate::Error::at(format!("reading the log filter {:?}", arguments.log)))?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match arguments.log_format {
@@ -34,4 +42,15 @@ pub(crate) fn start(arguments: &LogArguments) -> Result<(), crate::Error> {
         Format::Json => builder.json().init(),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn talkative_libraries_are_heard_only_by_name() {
+        assert_eq!(directives("warn"), "warn,hickory_server=warn,nlink=error");
+        assert_eq!(directives("info,nlink=debug"), "info,nlink=debug,hickory_server=warn");
+    }
 }
