@@ -2,6 +2,7 @@
 
 use crate::{
     ApiServer,
+    admission::subresource,
     identity::reviews,
     pipeline::Admitted,
     registry::{
@@ -58,7 +59,7 @@ impl ApiServer {
                 if !found.verbs.contains(&request.info.verb.name()) {
                     return Err(not_allowed());
                 }
-                let request = SubresourceRequest {
+                let mut request = SubresourceRequest {
                     registry: self.registry.clone(),
                     who: request.who,
                     verb: request.info.verb,
@@ -67,6 +68,7 @@ impl ApiServer {
                     parts: request.parts,
                     body: request.body,
                 };
+                subresource::admit(&resource.kind, found, &mut request).await?;
                 resource.hooks.serve(request).await
             }
         }
@@ -214,7 +216,8 @@ impl ApiServer {
         let headers = &request.parts.headers;
         let view = self.view(resource, headers, &request.query)?;
         let kind = PatchType::parse(&body::content_type(headers))?;
-        let cx = self.write_context(request, &request.query)?;
+        let mut cx = self.write_context(request, &request.query)?;
+        cx.options.patch = true;
         if kind == PatchType::Apply && request.query.get("fieldManager").is_none() {
             return Err(missing_manager());
         }

@@ -3,6 +3,7 @@
 //! [`ApiServer::start`] reads the state from a store; then [`ApiServer::service_for`] serves clients of the same process
 //! and [`ApiServer::serve`] those who come over TLS. All of them get the same API.
 
+mod admission;
 mod cache;
 mod config;
 mod discovery;

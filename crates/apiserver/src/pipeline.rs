@@ -3,6 +3,7 @@
 
 use crate::{
     ApiServer, Identity,
+    admission::notes,
     identity::{Attributes, Decision, authorize},
     request::{Query, RequestInfo, Verb, body},
     response::{self, Body, Response},
@@ -57,11 +58,14 @@ impl ApiServer {
         let head = parts.method == http::Method::HEAD;
         let work = Box::pin(self.admit_and_work(parts, body, info, peer));
         let guarded = AssertUnwindSafe(work).catch_unwind();
-        let outcome = if long {
-            Ok(guarded.await)
-        } else {
-            tokio::time::timeout(self.config.limits.timeout, guarded).await
-        };
+        let (outcome, notes) = notes::collect(async {
+            if long {
+                Ok(guarded.await)
+            } else {
+                tokio::time::timeout(self.config.limits.timeout, guarded).await
+            }
+        })
+        .await;
         let mut response = match outcome {
             Ok(Ok(Ok(response))) => response,
             Ok(Ok(Err(status))) => response::status(&status),
@@ -73,6 +77,9 @@ impl ApiServer {
                 response::status(&Status::timeout("the request did not complete within the allotted timeout"))
             }
         };
+        for warning in &notes.warnings {
+            response::warn(&mut response, warning);
+        }
         if head {
             *response.body_mut() = Body::from(Bytes::new());
         }

@@ -22,7 +22,8 @@ pub(super) async fn evict(request: &SubresourceRequest) -> Result<Response, Stat
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let options = body.get("deleteOptions").filter(|o| !o.is_null()).cloned();
-    let options = DeleteOptions::parse(&request.query, options)?;
+    let mut options = DeleteOptions::parse(&request.query, options)?;
+    options.evicts = true;
     registry.delete(resource, (&request.target.namespace, name), &options, &request.who).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});

@@ -10,7 +10,7 @@ mod leases;
 mod namespaces;
 mod nodes;
 mod pods;
-mod service_account_admission;
+pub(crate) mod service_account_admission;
 mod service_accounts;
 mod services;
 

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 /// Where containers find the token.
 pub(super) const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// The service account of pods that name none.
-pub(super) const DEFAULT: &str = "default";
+pub(crate) const DEFAULT: &str = "default";
 /// Seconds that a pod's token is valid; the node renews it before.
 const TOKEN_SECONDS: i64 = 3607;
 
 /// The service account that a pod names, or the default.
-pub(super) fn name(pod: &Value) -> &str {
+pub(crate) fn name(pod: &Value) -> &str {
     match (text(pod, "/spec/serviceAccountName"), text(pod, "/spec/serviceAccount")) {
         ("", "") => DEFAULT,
         ("", old) => old,
@@ -22,12 +22,12 @@ pub(super) fn name(pod: &Value) -> &str {
 }
 
 /// Whether the pod was made by its node out of a file: such a pod has no service account.
-pub(super) fn is_mirror(pod: &Value) -> bool {
+pub(crate) fn is_mirror(pod: &Value) -> bool {
     pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some()
 }
 
 /// Gives the pod what its service account brings.
-pub(super) fn admit(pod: &mut Value, account: &Value, random: [u8; SUFFIX_LEN]) {
+pub(crate) fn admit(pod: &mut Value, account: &Value, random: [u8; SUFFIX_LEN]) {
     let name = name(pod).to_string();
     let spec = &mut pod["spec"];
     spec["serviceAccountName"] = json!(name);

@@ -5,7 +5,11 @@ use super::{
     commit::{Outcome, TRIES},
     metadata, schema,
 };
-use crate::{cache::codec, request::body::MAX_OBJECT};
+use crate::{
+    admission::{self, Operation, Options},
+    cache::codec,
+    request::body::MAX_OBJECT,
+};
 use bytes::Bytes;
 use orlop_api::{Status, metadata::validate_object_meta};
 use orlop_store::{Revision, Txn};
@@ -45,7 +49,7 @@ impl Registry {
         resource.hooks.await_needs(self, namespace, &value).await;
         let mut names = 0;
         for _ in 0..TRIES {
-            let (object, plan) = self.prepare(resource, namespace, value.clone(), cx, manage)?;
+            let (object, plan) = self.prepare(resource, namespace, value.clone(), cx, manage).await?;
             let name = metadata::text(&object, "name").to_string();
             let key = resource.cache.key(metadata::text(&object, "namespace"), &name);
             let stored = codec::encode(&resource.cache.body_prefix, &object);
@@ -84,7 +88,7 @@ impl Registry {
     }
 
     /// Everything between the client's object and the transaction.
-    fn prepare(
+    async fn prepare(
         &self,
         resource: &Resource,
         namespace: &str,
@@ -125,6 +129,22 @@ impl Registry {
         }
         resource.hooks.admit_create(&hook_cx, &mut object)?;
         kind.rules.default(&mut object);
+        let request = admission::Request {
+            registry: self,
+            operation: Operation::Create,
+            kind,
+            subresource: "",
+            object_kind: None,
+            namespace,
+            name: &name,
+            old: None,
+            options: Options::Write(&cx.options),
+            who: &cx.who,
+            dry_run: cx.options.dry_run,
+        };
+        if self.admission.mutate(&request, &mut object).await? {
+            kind.rules.default(&mut object);
+        }
         kind.rules.prepare_create(&mut object);
         let mut errors = validate_object_meta(kind, &object);
         errors.extend(kind.rules.validate(&object));
@@ -133,6 +153,7 @@ impl Registry {
         }
         let mut plan = Plan::default();
         resource.hooks.create(&hook_cx, &mut object, &mut plan)?;
+        self.admission.validate(&request, Some(&object)).await?;
         if manage {
             if let Some(meta) = metadata::of(&mut object) {
                 meta.remove("managedFields");

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Identity,
+    admission::{self, Operation, Options},
     cache::{codec, object::Object},
     request::{DeleteOptions, ListOptions, options::Propagation},
 };
@@ -61,6 +62,22 @@ impl Registry {
             let hook_cx = Cx { registry: self, who };
             resource.hooks.admit_delete(&hook_cx, &old)?;
             tracing::debug!(user = %hook_cx.who.user, kind = ?resource.kind, namespace, name, "an object is deleted");
+            if !options.evicts {
+                let request = admission::Request {
+                    registry: self,
+                    operation: Operation::Delete,
+                    kind: &resource.kind,
+                    subresource: "",
+                    object_kind: None,
+                    namespace,
+                    name,
+                    old: Some(&old),
+                    options: Options::Delete(options),
+                    who,
+                    dry_run: options.dry,
+                };
+                self.admission.delete(&request).await?;
+            }
             let mut plan = Plan::default();
             match step(resource, &old, options, now) {
                 Step::Nothing => return Ok(Deleted::Marked(current.body())),

@@ -19,7 +19,7 @@ pub(crate) mod watch;
 pub(crate) use hooks::{Cx, Hooks, Plan, Subresource, SubresourceRequest};
 
 use crate::{
-    Identity,
+    Identity, admission,
     cache::{Caches, kind_cache::KindCache, object::Object},
     request::{Target, WriteOptions},
 };
@@ -53,6 +53,7 @@ pub(crate) struct Registry {
     pub store: Arc<dyn Store>,
     pub caches: Arc<Caches>,
     pub clock: Clock,
+    pub admission: admission::Chain,
     turns: commit::Turns,
     resources: HashMap<(String, String, String), Arc<Resource>>,
     ordered: Vec<Arc<Resource>>,
@@ -115,7 +116,15 @@ impl Registry {
                 ((kind.group.to_string(), kind.version.to_string(), kind.plural.to_string()), r.clone())
             })
             .collect();
-        Self { store, caches, clock, turns: commit::Turns::default(), resources: by_name, ordered: resources }
+        Self {
+            store,
+            caches,
+            clock,
+            admission: admission::Chain::new(),
+            turns: commit::Turns::default(),
+            resources: by_name,
+            ordered: resources,
+        }
     }
 
     /// The resource with that group, version and plural name.

@@ -7,7 +7,10 @@ use super::{
     create::check_size,
     metadata, schema,
 };
-use crate::cache::{codec, object::Object};
+use crate::{
+    admission::{self, Operation, Options},
+    cache::{codec, object::Object},
+};
 use bytes::Bytes;
 use orlop_api::{FieldError, Status, metadata::validate_object_meta};
 use orlop_store::Txn;
@@ -112,7 +115,7 @@ impl Registry {
             let warnings = changed.warnings.clone();
             let done = |body| Ok(Written { body, created: false, warnings });
             let prefix = &resource.cache.body_prefix;
-            let (stored, mut plan) = match self.ready(resource, part, &old, changed, cx)? {
+            let (stored, mut plan) = match self.ready(resource, part, &old, changed, cx).await? {
                 Ready::Same => return done(current.body()),
                 Ready::Put(stored, mut plan) => {
                     if cx.options.dry_run {
@@ -149,7 +152,7 @@ impl Registry {
     }
 
     /// Everything between the changed object and the transaction.
-    fn ready(
+    async fn ready(
         &self,
         resource: &Resource,
         part: Part,
@@ -167,6 +170,26 @@ impl Registry {
         self.carry_over(resource, part, &mut new, old);
         let by_client = !matches!(part, Part::Status | Part::System(_));
         kind.rules.default(&mut new);
+        let request = admission::Request {
+            registry: self,
+            operation: Operation::Update,
+            kind,
+            subresource: part.subresource(),
+            object_kind: None,
+            namespace: metadata::text(old, "namespace"),
+            name,
+            old: Some(old),
+            options: Options::Write(&cx.options),
+            who: &cx.who,
+            dry_run: cx.options.dry_run,
+        };
+        // A binding has been judged as the object that it is.
+        let judged = part == Part::System("binding");
+        if !judged && self.admission.mutate(&request, &mut new).await? {
+            metadata::prepare_update(&mut new, old);
+            self.carry_over(resource, part, &mut new, old);
+            kind.rules.default(&mut new);
+        }
         let mut errors = validate_object_meta(kind, &new);
         errors.extend(orlop_api::metadata::validate_object_meta_update(&new, old));
         if part == Part::Status {
@@ -183,6 +206,9 @@ impl Registry {
         let mut plan = Plan::default();
         if by_client {
             resource.hooks.update(&hook_cx, &mut new, old, &mut plan)?;
+        }
+        if !judged {
+            self.admission.validate(&request, Some(&new)).await?;
         }
         if kind.has_generation
             && desired_differs(&new, old)

@@ -184,6 +184,17 @@ pub(crate) enum FieldValidation {
     Strict,
 }
 
+impl FieldValidation {
+    /// Its name in a query.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ignore => "Ignore",
+            Self::Warn => "Warn",
+            Self::Strict => "Strict",
+        }
+    }
+}
+
 /// `CreateOptions`, `UpdateOptions` and `PatchOptions`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WriteOptions {
@@ -191,6 +202,8 @@ pub(crate) struct WriteOptions {
     pub field_manager: String,
     pub field_validation: FieldValidation,
     pub force: bool,
+    /// Whether they are those of a patch.
+    pub patch: bool,
 }
 
 impl WriteOptions {
@@ -221,6 +234,7 @@ impl WriteOptions {
             field_manager,
             field_validation,
             force: query.flag("force"),
+            patch: false,
         })
     }
 }
@@ -280,6 +294,9 @@ pub(crate) struct DeleteOptions {
     dry_run: Option<Vec<String>>,
     #[serde(skip)]
     pub dry: bool,
+    /// Whether it is an eviction, which admission has judged as such.
+    #[serde(skip)]
+    pub evicts: bool,
 }
 
 impl DeleteOptions {
