@@ -221,12 +221,10 @@ impl KindCache {
 
     /// How many keys start with `prefix` and sort after `after`.
     pub(crate) fn count_after(&self, prefix: &str, after: &str) -> usize {
-        self.state
-            .read()
-            .objects
-            .range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .count()
+        // No key has a character beyond this one.
+        let end = format!("{prefix}\u{10ffff}");
+        let range = (Bound::Excluded(after), Bound::Excluded(end.as_str()));
+        self.state.read().objects.range::<str, _>(range).count()
     }
 
     /// The last revision that changed the kind.
