@@ -17,6 +17,7 @@ pub mod pod_spec;
 pub mod print;
 pub mod qos;
 pub mod quantity;
+pub mod rbac;
 pub mod selector;
 pub mod status;
 pub mod taint;

@@ -70,6 +70,11 @@ impl Status {
 
     /// 422: one or more fields are wrong. Messages and causes list each of them.
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_of(&kind.group, &kind.kind, name, errors)
+    }
+
+    /// [`Status::invalid`] for what is in no table of kinds: questions that are answered and not kept.
+    pub fn invalid_of(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
         let causes: Vec<Value> = errors
             .iter()
             .map(|e| json!({"reason": e.kind.reason(), "message": e.message(), "field": e.path}))
@@ -78,16 +83,12 @@ impl Status {
             [one] => one.to_string(),
             many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
-        let q = if kind.group.is_empty() {
-            kind.kind.to_string()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        let q = if group.is_empty() { kind.to_string() } else { format!("{kind}.{group}") };
         Self {
             code: 422,
             reason: "Invalid",
             message: format!("{q} \"{name}\" is invalid: {list}"),
-            details: Some(json!({"name": name, "group": kind.group, "kind": kind.kind, "causes": causes})),
+            details: Some(json!({"name": name, "group": group, "kind": kind, "causes": causes})),
         }
     }
 

@@ -1,9 +1,6 @@
 //! What an API server is started with.
 
-use crate::{
-    identity::{Authorizer, authorize::SystemOnly},
-    registry::Clock,
-};
+use crate::registry::Clock;
 use ipnet::IpNet;
 use orlop_api::{Kind, kinds};
 use orlop_pki::ServiceAccountKey;
@@ -76,8 +73,6 @@ pub struct Config {
     pub issuer: String,
     /// How the server speaks to nodes; without it logs, exec and the like are refused.
     pub node_tls: Option<Arc<rustls::ClientConfig>>,
-    /// What identities may do.
-    pub authorizer: Arc<dyn Authorizer>,
     /// How long Events are kept.
     pub event_ttl: Duration,
     /// How much is done at the same time.
@@ -99,7 +94,6 @@ impl Config {
             tokens: None,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             node_tls: None,
-            authorizer: Arc::new(SystemOnly),
             event_ttl: Duration::from_secs(3600),
             limits: Limits::default(),
             clock: Arc::new(jiff::Timestamp::now),

@@ -4,14 +4,14 @@
 use crate::{
     ApiServer, Identity,
     admission::notes,
-    identity::{Attributes, Decision, authorize},
+    identity::{Attributes, Authorizer, Decision, authorize},
     request::{Query, RequestInfo, Verb, body},
     response::{self, Body, Response},
 };
 use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
-use orlop_api::Status;
+use orlop_api::{NameRule, Status};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 /// Who is at the other end.
@@ -41,6 +41,29 @@ const STREAMS: &[&str] = &["log", "exec", "attach", "portforward", "proxy"];
 fn is_long(info: &RequestInfo) -> bool {
     info.verb == Verb::Watch
         || info.target.as_ref().is_some_and(|t| STREAMS.contains(&t.subresource.as_str()))
+}
+
+/// The fields that the selector of a list or watch pins to a value.
+fn pinned_fields(info: &RequestInfo, query: &str) -> Vec<(String, String)> {
+    if !matches!(info.verb, Verb::List | Verb::Watch) {
+        return Vec::new();
+    }
+    let query = Query::parse(query);
+    let requirements = query.get("fieldSelector").unwrap_or_default().split(',');
+    requirements
+        .filter_map(|requirement| {
+            let (field, value) = requirement.split_once('=')?;
+            let value = value.strip_prefix('=').unwrap_or(value);
+            (!field.ends_with('!')).then(|| (field.trim().to_string(), value.trim().to_string()))
+        })
+        .collect()
+}
+
+/// The one object that a list or watch can see, if it can see one only.
+fn pinned_name(fields: &[(String, String)]) -> &str {
+    let name = fields.iter().find(|(field, _)| field == "metadata.name").map_or("", |(_, value)| value);
+    let is_name = orlop_api::name::object_name(NameRule::PathSegment, name).is_empty();
+    if is_name { name } else { "" }
 }
 
 impl ApiServer {
@@ -120,25 +143,26 @@ impl ApiServer {
 
     fn authorize(&self, who: &Identity, info: &RequestInfo, parts: &Parts) -> Result<(), Status> {
         let method;
+        let fields = pinned_fields(info, parts.uri.query().unwrap_or_default());
         let attributes = match &info.target {
             Some(t) => Attributes {
                 verb: info.verb.name(),
                 group: &t.group,
-                version: &t.version,
                 resource: &t.resource,
                 subresource: &t.subresource,
                 namespace: &t.namespace,
-                name: &t.name,
+                name: if t.name.is_empty() { pinned_name(&fields) } else { &t.name },
                 path: parts.uri.path(),
+                fields: &fields,
             },
             None => {
                 method = parts.method.as_str().to_ascii_lowercase();
                 Attributes { verb: &method, path: parts.uri.path(), ..Attributes::default() }
             }
         };
-        match self.config.authorizer.decide(who, &attributes) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) => Err(authorize::forbidden(who, &attributes, &reason)),
+        match self.authorization.decide(who, &attributes) {
+            Decision::Allow(_) => Ok(()),
+            Decision::NoOpinion(reason) => Err(authorize::forbidden(who, &attributes, &reason)),
         }
     }
 
@@ -158,9 +182,8 @@ impl ApiServer {
         let wanted =
             [("users", user.as_str())].into_iter().chain(groups.iter().map(|g| ("groups", g.as_str())));
         for (resource, name) in wanted {
-            let attributes =
-                Attributes { verb: "impersonate", version: "v1", resource, name, ..Attributes::default() };
-            if let Decision::Deny(reason) = self.config.authorizer.decide(&who, &attributes) {
+            let attributes = Attributes { verb: "impersonate", resource, name, ..Attributes::default() };
+            if let Decision::NoOpinion(reason) = self.authorization.decide(&who, &attributes) {
                 return Err(authorize::forbidden(&who, &attributes, &reason));
             }
         }

@@ -5,7 +5,15 @@ use crate::{
     cache::Caches,
     discovery::Discovery,
     hooks::{self, Allocations},
-    identity::authenticate::Authenticator,
+    identity::{
+        authenticate::Authenticator,
+        authorize::Authorization,
+        node::{
+            NodeAuthorizer,
+            graph::{PodFeed, VolumeFeed},
+        },
+        rbac::{self, Rbac},
+    },
     limits::InFlight,
     metrics::Metrics,
     registry::{Registry, Resource},
@@ -22,6 +30,7 @@ pub struct ApiServer {
     pub(crate) discovery: Discovery,
     pub(crate) openapi: OpenApi,
     pub(crate) authenticator: Authenticator,
+    pub(crate) authorization: Arc<Authorization>,
     pub(crate) in_flight: InFlight,
     pub(crate) metrics: Metrics,
     /// Ends watches and background tasks.
@@ -36,11 +45,19 @@ impl ApiServer {
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let allocations = Arc::new(Allocations::new(config.service_range, config.node_ports.clone())?);
-        let caches = Arc::new(Caches::new(config.store.clone(), &config.kinds, allocations.indexes()));
+        let rbac = Rbac::default();
+        let mut indexes = allocations.indexes();
+        indexes.push(rbac.index.clone());
+        let node = NodeAuthorizer::new(rbac::defaults::rules_of("system:node"));
+        indexes.push(Arc::new(PodFeed(node.graph.clone())));
+        indexes.push(Arc::new(VolumeFeed(node.graph.clone())));
+        let authorization = Arc::new(Authorization::new(node, rbac));
+        let caches = Arc::new(Caches::new(config.store.clone(), &config.kinds, indexes));
         caches.start(halt.clone()).await?;
         let service_address = allocations.first();
         let nodes = Arc::new(Nodes::new(config.node_tls.clone()));
-        let hooks = hooks::Builder { config: &config, allocations, nodes };
+        let hooks =
+            hooks::Builder { config: &config, allocations, nodes, authorization: authorization.clone() };
         let resources = config
             .kinds
             .iter()
@@ -59,6 +76,7 @@ impl ApiServer {
             discovery: Discovery::new(registry.resources()),
             openapi: OpenApi::new(&config.kinds, &config.version.git_version),
             authenticator,
+            authorization,
             in_flight: InFlight::new(&config.limits),
             metrics: Metrics::new(),
             registry,
@@ -67,6 +85,7 @@ impl ApiServer {
             config,
         });
         hooks::defaults::reconcile(&server, service_address).await?;
+        rbac::defaults::reconcile(&server).await?;
         hooks::events::start_expiry(&server.registry, server.config.event_ttl, server.stop.clone());
         server.start_trimming();
         Ok(server)

@@ -7,6 +7,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    rbac::v1::ClusterRole,
 };
 use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
 use orlop_client::{Clock, Informer, Recorder};
@@ -74,6 +75,8 @@ caches! {
     jobs: Job,
     /// ControllerRevisions.
     controller_revisions: ControllerRevision,
+    /// ClusterRoles.
+    cluster_roles: ClusterRole,
 }
 
 impl Cluster {
@@ -129,6 +132,7 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
         crate::namespace::start(&cluster),
         crate::node_lifecycle::start(&cluster),
         crate::garbage::start(&cluster),
+        crate::cluster_role_aggregation::start(&cluster),
     ]);
     let work = async {
         cluster.synced().await;

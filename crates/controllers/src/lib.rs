@@ -3,6 +3,7 @@
 //! state through the Kubernetes API alone.
 
 mod cluster;
+mod cluster_role_aggregation;
 mod daemon_set;
 mod deployment;
 mod discovery;

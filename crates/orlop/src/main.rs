@@ -5,6 +5,7 @@ mod identity;
 mod layout;
 mod lock;
 mod logging;
+mod node_role;
 mod reset;
 mod server;
 

@@ -7,10 +7,11 @@ use crate::{
     layout::Layout,
     lock,
     logging::{self, LogArguments},
+    node_role,
 };
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
-use orlop_apiserver::{ApiServer, Identity};
+use orlop_apiserver::{ApiServer, Identity, identity::CONTROLLERS};
 use orlop_dns::{DnsConfig, DnsIndex, DnsServer, Upstreams};
 use orlop_network::{Network, NetworkConfig};
 use orlop_node::{Agent, NodeConfig, services};
@@ -169,6 +170,7 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
     });
     start_control_plane(&mut roles, &api, &identities, &shutdown);
     let node = Node {
+        api: &api,
         client: client(&api, &format!("system:node:{}", plan.node), &["system:nodes"]),
         arguments: &arguments,
         plan: &plan,
@@ -313,7 +315,7 @@ fn start_control_plane(
 ) {
     let clock: orlop_client::Clock = Arc::new(jiff::Timestamp::now);
     let authority = identities.authority.certificate().to_string();
-    let controllers = client(api, "system:kube-controller-manager", &[]);
+    let controllers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
     roles.start_endless(orlop_controllers::run(controllers, clock.clone(), authority), shutdown);
     let scheduler = client(api, "system:kube-scheduler", &[]);
     roles.start_endless(orlop_scheduler::run(scheduler, clock), shutdown);
@@ -321,7 +323,7 @@ fn start_control_plane(
 
 /// The node's roles: agent, its own endpoint, service proxy, cluster DNS, image control.
 async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationToken) -> Result<(), Error> {
-    let Node { arguments, plan, identities, client, machine, listener } = node;
+    let Node { api, arguments, plan, identities, client: of_node, machine, listener } = node;
     let dns =
         Arc::new(DnsIndex::new(&arguments.cluster_domain).map_err(Error::at("reading --cluster-domain"))?);
     let config = DnsConfig {
@@ -332,8 +334,10 @@ async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationTo
     let server = DnsServer::bind(config).await.map_err(Error::at("starting the cluster's DNS"))?;
     roles.start("cluster DNS", server.run(dns.clone(), shutdown.clone().cancelled_owned()));
     let services_config = services::ServicesConfig { node_name: plan.node.clone() };
+    let of_server = client(api, "system:apiserver", &["system:masters"]);
+    roles.start_endless(node_role::keep(of_server, plan.node.clone()), shutdown);
     let proxy = services::run(
-        client.clone(),
+        client(api, "system:kube-proxy", &[]),
         machine.network.clone(),
         dns,
         services_config,
@@ -345,8 +349,7 @@ async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationTo
     config.kubelet_port = arguments.kubelet_port;
     config.cluster_dns = vec![plan.dns_address.into()];
     config.cluster_domain.clone_from(&arguments.cluster_domain);
-    config.labels.insert("node-role.kubernetes.io/control-plane".into(), String::new());
-    let agent = Agent::new(config, client, machine.runtime, machine.images.clone(), machine.network);
+    let agent = Agent::new(config, of_node, machine.runtime, machine.images.clone(), machine.network);
     let tls = orlop_pki::tls::server_config(
         &identities.node,
         identities.authority.certificate(),
@@ -368,6 +371,7 @@ async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationTo
 
 /// What a node needs of the server around it.
 struct Node<'a> {
+    api: &'a Arc<ApiServer>,
     arguments: &'a ServerArguments,
     plan: &'a Plan,
     identities: &'a Identities,

@@ -1,6 +1,8 @@
 //! The table of built-in kinds: one file a kind, each with its description and, where it has any, its rules.
 //! The registry, discovery, OpenAPI and printing work from this table alone.
 
+mod cluster_role;
+mod cluster_role_binding;
 mod config_map;
 mod controller_revision;
 mod daemon_set;
@@ -14,6 +16,8 @@ mod namespace;
 mod node;
 mod pod;
 mod replica_set;
+mod role;
+mod role_binding;
 mod secret;
 pub mod service;
 mod service_account;
@@ -40,6 +44,10 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
+        cluster_role::kind(),
+        cluster_role_binding::kind(),
+        role::kind(),
+        role_binding::kind(),
     ]
     .map(Arc::new)
     .into()

@@ -27,7 +27,7 @@ const ROOT: &str = "/registry/";
 /// Entries taken from the store at once while filling.
 const PAGE: usize = 1000;
 
-/// Takes in keys that are not objects (allocations).
+/// Takes in keys that are not objects (allocations), or objects that must be found by other things than their names.
 pub(crate) trait Index: Send + Sync {
     /// The keys that it wants.
     fn key_prefix(&self) -> &str;
@@ -113,18 +113,20 @@ impl Caches {
         let failed = |source| Error::Store { step: "reading the state", source };
         let revision = self.store.revision().await.map_err(failed)?;
         let mut objects: HashMap<&str, Vec<object::Object>> = HashMap::new();
-        let mut others = Vec::new();
+        let mut indexed = Vec::new();
         let mut after: Option<Arc<str>> = None;
         loop {
             let page = self.store.list(ROOT, after.as_deref(), Some(revision), PAGE).await.map_err(failed)?;
             after = page.entries.last().map(|e| e.key.clone());
             for entry in page.entries {
-                match self.cache_of(&entry.key) {
-                    Some(cache) => match cache.read(&entry) {
+                if self.indexes.iter().any(|index| entry.key.starts_with(index.key_prefix())) {
+                    indexed.push(entry.clone());
+                }
+                if let Some(cache) = self.cache_of(&entry.key) {
+                    match cache.read(&entry) {
                         Some(object) => objects.entry(&cache.key_prefix).or_default().push(object),
                         None => tracing::error!(key = %entry.key, "a value in the store is not an object"),
-                    },
-                    None => others.push(entry),
+                    }
                 }
             }
             if !page.more {
@@ -133,7 +135,7 @@ impl Caches {
         }
         for index in &self.indexes {
             let prefix = index.key_prefix();
-            let entries: Vec<Entry> = others.iter().filter(|e| e.key.starts_with(prefix)).cloned().collect();
+            let entries: Vec<Entry> = indexed.iter().filter(|e| e.key.starts_with(prefix)).cloned().collect();
             index.fill(&entries);
         }
         for cache in self.kinds.values() {

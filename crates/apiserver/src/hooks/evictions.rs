@@ -21,6 +21,9 @@ pub(super) async fn evict(request: &SubresourceRequest) -> Result<Response, Stat
     if !sent.is_empty() && sent != name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
+    if let Ok(pod) = resource.get(&request.target.namespace, name) {
+        resource.restrict(&request.who, "eviction", None, Some(&pod.value()))?;
+    }
     let options = body.get("deleteOptions").filter(|o| !o.is_null()).cloned();
     let mut options = DeleteOptions::parse(&request.query, options)?;
     options.evicts = true;

@@ -10,6 +10,7 @@ mod leases;
 mod namespaces;
 mod nodes;
 mod pods;
+mod roles;
 pub(crate) mod service_account_admission;
 mod service_accounts;
 mod services;
@@ -18,6 +19,7 @@ pub(crate) use allocations::Allocations;
 
 use crate::{
     Config,
+    identity::authorize::Authorization,
     registry::{Hooks, hooks::Plain},
     streaming::Nodes,
 };
@@ -29,6 +31,7 @@ pub(crate) struct Builder<'a> {
     pub config: &'a Config,
     pub allocations: Arc<Allocations>,
     pub nodes: Arc<Nodes>,
+    pub authorization: Arc<Authorization>,
 }
 
 impl Builder<'_> {
@@ -45,6 +48,12 @@ impl Builder<'_> {
             }),
             ("", "events" | "endpoints") => Arc::new(leases::CreatedByUpdate { blindly: true }),
             ("coordination.k8s.io", "leases") => Arc::new(leases::CreatedByUpdate { blindly: false }),
+            ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
+                Arc::new(roles::Roles { kind: kind.clone(), authorization: self.authorization.clone() })
+            }
+            ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+                Arc::new(roles::Bindings { kind: kind.clone(), authorization: self.authorization.clone() })
+            }
             ("batch", "jobs") => Arc::new(jobs::Jobs),
             _ => Arc::new(Plain),
         }

@@ -2,6 +2,7 @@
 //! `TokenRequest`).
 
 use crate::{
+    identity::node,
     registry::{Hooks, Registry, Subresource, SubresourceRequest, metadata, schema},
     response::{self, Response},
 };
@@ -116,6 +117,11 @@ impl Hooks for ServiceAccounts {
         if body.get("kind").and_then(Value::as_str).is_some_and(|k| k != "TokenRequest") || !body.is_object()
         {
             return Err(Status::bad_request("the body cannot be handled as a TokenRequest"));
+        }
+        if let Some(node) = node::name_of(&request.who) {
+            let pod = |name: &str| Some(registry.find("", "v1", "pods")?.get(namespace, name).ok()?.value());
+            node::restriction::check_token(node, &body, pod)
+                .map_err(|why| Status::forbidden(&resource.kind, name, &why))?;
         }
         let spec = body.get("spec").cloned().unwrap_or_else(|| json!({}));
         let seconds = int(&spec, "/expirationSeconds").unwrap_or(DEFAULT_SECONDS);

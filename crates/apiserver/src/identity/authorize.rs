@@ -1,19 +1,18 @@
-//! Whether an identity may do what it asks. Until there is RBAC: the cluster's own parts and `system:masters` may do all,
-//! everybody else may only look around.
+//! Whether an identity may do what it asks: the question, the answers, and how authorizers are put together.
+//! What nobody allows is forbidden.
 
-use super::{AUTHENTICATED, Identity, MASTERS};
-use orlop_api::Status;
+use super::{Identity, MASTERS, node::NodeAuthorizer, rbac::Rbac};
+use orlop_api::{Status, rbac::PolicyRule};
 use serde_json::json;
+use std::fmt;
 
 /// What is asked, in the words of authorization.k8s.io/v1.
 #[derive(Clone, Debug, Default)]
-pub struct Attributes<'a> {
+pub(crate) struct Attributes<'a> {
     /// `get`, `list`, …; for a path that is no resource the HTTP method in lower case.
     pub verb: &'a str,
     /// API group of the resource.
     pub group: &'a str,
-    /// Version of the resource.
-    pub version: &'a str,
     /// Plural name; empty for a path that is no resource.
     pub resource: &'a str,
     /// Subresource, or empty.
@@ -24,55 +23,102 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path of a request that is no resource.
     pub path: &'a str,
+    /// Of a list or watch: the fields that its selector pins, with their values.
+    pub fields: &'a [(String, String)],
+}
+
+/// Why a request is allowed.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Because {
+    /// The authorizer does not say.
+    #[default]
+    Unsaid,
+    /// A binding gives the right.
+    Rbac(super::rbac::index::Source),
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsaid => Ok(()),
+            Self::Rbac(source) => write!(f, "RBAC: allowed by {source}"),
+        }
+    }
+}
+
+impl PartialEq for Because {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
 }
 
 /// The answer of an authorizer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
     /// Yes.
-    Allow,
-    /// No, with the reason, which may be empty.
-    Deny(String),
+    Allow(Because),
+    /// Neither yes nor no: others may decide, and if nobody says yes it is no. With a reason, which may be empty.
+    NoOpinion(String),
+}
+
+/// What somebody may do, as rules.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    /// The rules.
+    pub rules: Vec<PolicyRule>,
+    /// Whether there may be more rights than these.
+    pub incomplete: bool,
+    /// What went wrong while they were gathered, or empty.
+    pub error: String,
 }
 
 /// Decides what identities may do.
-pub trait Authorizer: Send + Sync + 'static {
+pub(crate) trait Authorizer: Send + Sync + 'static {
     /// Whether `who` may do `what`.
     fn decide(&self, who: &Identity, what: &Attributes<'_>) -> Decision;
+
+    /// What `who` may do in a namespace, as far as it can be told as rules.
+    fn held(&self, who: &Identity, namespace: &str) -> Held;
 }
 
-/// The rule until RBAC.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemOnly;
-
-/// Paths that anyone may read: Kubernetes' `system:public-info-viewer`.
-const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
-/// Paths that anyone known may read: Kubernetes' `system:discovery` and `system:service-account-issuer-discovery`.
-const DISCOVERY: &[&str] =
-    &["/api", "/apis", "/openapi", "/.well-known/openid-configuration", "/openid/v1/jwks"];
-/// Questions about oneself: Kubernetes' `system:basic-user`.
-const SELF_REVIEWS: &[&str] = &["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
-
-/// Whether a path is `root` or lies below it.
-fn is_under(path: &str, root: &str) -> bool {
-    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// All authorizers, asked one after the other. Who is in `system:masters` is not asked about at all.
+pub(crate) struct Authorization {
+    node: NodeAuthorizer,
+    pub(crate) rbac: Rbac,
 }
 
-impl Authorizer for SystemOnly {
+impl Authorization {
+    pub(crate) fn new(node: NodeAuthorizer, rbac: Rbac) -> Self {
+        Self { node, rbac }
+    }
+
+    /// Whether `who` may do `what`.
+    pub(crate) fn allows(&self, who: &Identity, what: &Attributes<'_>) -> bool {
+        matches!(self.decide(who, what), Decision::Allow(_))
+    }
+}
+
+impl Authorizer for Authorization {
     fn decide(&self, who: &Identity, what: &Attributes<'_>) -> Decision {
-        if who.is_in(MASTERS) || (who.is_in(AUTHENTICATED) && who.is_system()) {
-            return Decision::Allow;
+        if who.is_in(MASTERS) {
+            return Decision::Allow(Because::Unsaid);
         }
-        let known = who.is_in(AUTHENTICATED);
-        let allowed = if what.resource.is_empty() {
-            let reads = matches!(what.verb, "get" | "head");
-            reads
-                && (PUBLIC.iter().any(|p| is_under(what.path, p))
-                    || (known && DISCOVERY.iter().any(|p| is_under(what.path, p))))
-        } else {
-            known && what.verb == "create" && SELF_REVIEWS.contains(&what.resource)
-        };
-        if allowed { Decision::Allow } else { Decision::Deny(String::new()) }
+        let mut reasons = Vec::new();
+        let members: [&dyn Authorizer; 2] = [&self.node, &self.rbac];
+        for member in members {
+            match member.decide(who, what) {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                allow => return allow,
+            }
+        }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    fn held(&self, who: &Identity, namespace: &str) -> Held {
+        let mut held = self.rbac.held(who, namespace);
+        held.incomplete |= self.node.held(who, namespace).incomplete;
+        held
     }
 }
 
@@ -123,46 +169,22 @@ pub(crate) fn forbidden(who: &Identity, what: &Attributes<'_>, reason: &str) -> 
 mod tests {
     use super::*;
 
-    fn list_pods<'a>() -> Attributes<'a> {
-        Attributes {
-            verb: "list",
-            version: "v1",
-            resource: "pods",
-            namespace: "default",
-            ..Attributes::default()
-        }
-    }
-
     #[test]
     fn a_stranger_is_told_what_they_may_not() {
         let who = Identity::new("x", &[]);
-        assert_eq!(SystemOnly.decide(&who, &list_pods()), Decision::Deny(String::new()));
+        let list_pods =
+            Attributes { verb: "list", resource: "pods", namespace: "default", ..Attributes::default() };
+        let nobody = Authorization::new(NodeAuthorizer::new(Vec::new()), Rbac::default());
+        assert_eq!(nobody.decide(&who, &list_pods), Decision::NoOpinion(String::new()));
+        assert!(nobody.allows(&Identity::new("admin", &[MASTERS]), &list_pods));
         assert_eq!(
-            forbidden(&who, &list_pods(), "").message,
+            forbidden(&who, &list_pods, "").message,
             "pods is forbidden: User \"x\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
         );
-    }
-
-    #[test]
-    fn masters_and_the_clusters_parts_may_do_all_and_the_rest_may_look_around() {
-        let path = |path: &'static str| Attributes { verb: "get", path, ..Attributes::default() };
-        let known = Identity::new("x", &[]);
-        let anonymous = Identity::anonymous();
-        for who in [
-            Identity::new("admin", &["system:masters"]),
-            Identity::new("system:node:a", &["system:nodes"]),
-            Identity::new("system:kube-scheduler", &[]),
-        ] {
-            assert_eq!(SystemOnly.decide(&who, &list_pods()), Decision::Allow, "{who:?}");
-        }
-        let allowed = |who: &Identity, what: Attributes<'_>| SystemOnly.decide(who, &what) == Decision::Allow;
-        assert!(allowed(&anonymous, path("/healthz")) && allowed(&anonymous, path("/readyz/ping")));
-        assert!(!allowed(&anonymous, path("/apis")) && !allowed(&anonymous, path("/versions")));
-        assert!(allowed(&known, path("/apis/apps/v1")) && !allowed(&known, path("/metrics")));
-        let review = Attributes { verb: "create", resource: "selfsubjectreviews", ..Attributes::default() };
-        assert!(allowed(&known, review.clone()) && !allowed(&anonymous, review));
-        let mut liar = Identity::anonymous();
-        liar.user = "system:kube-scheduler".into();
-        assert!(!allowed(&liar, list_pods()));
+        let path = Attributes { verb: "get", path: "/metrics", ..Attributes::default() };
+        assert_eq!(
+            forbidden(&who, &path, "because").message,
+            "forbidden: User \"x\" cannot get path \"/metrics\": because"
+        );
     }
 }

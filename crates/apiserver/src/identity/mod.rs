@@ -1,18 +1,22 @@
 //! Who asks, and whether they may. Authentication turns a connection's certificate or a bearer token into an
-//! [`Identity`]; authorization stands behind a trait, so that RBAC can take its place.
+//! [`Identity`]; authorization asks what it may do.
 
 pub(crate) mod authenticate;
-pub mod authorize;
+pub(crate) mod authorize;
+pub(crate) mod node;
+pub(crate) mod rbac;
 pub(crate) mod reviews;
 
 use std::collections::BTreeMap;
 
-pub use authorize::{Attributes, Authorizer, Decision};
+pub(crate) use authorize::{Attributes, Authorizer, Decision};
 
 /// All who proved who they are.
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// All who did not.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The controllers that run inside the server. They hold what Kubernetes gives each of its controllers.
+pub const CONTROLLERS: &str = "orlop.dev:controllers";
 /// Those who may do all.
 pub const MASTERS: &str = "system:masters";
 

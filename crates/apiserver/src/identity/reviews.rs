@@ -1,7 +1,7 @@
 //! Questions about identities and what they may do: authentication.k8s.io/v1 and authorization.k8s.io/v1. They are
 //! answered, never stored.
 
-use super::{Attributes, Decision, Identity};
+use super::{Attributes, Authorizer, Decision, Identity};
 use crate::{
     ApiServer,
     discovery::Described,
@@ -10,7 +10,7 @@ use crate::{
     request::{Target, Verb},
     response::{self, Response},
 };
-use orlop_api::Status;
+use orlop_api::{FieldError, FieldErrors, Status};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -123,6 +123,12 @@ impl ApiServer {
             meta.insert("creationTimestamp".into(), Value::Null);
         }
         let spec = body.get("spec").cloned().unwrap_or_default();
+        if matches!(review, Review::SelfAccess | Review::SubjectAccess | Review::LocalSubjectAccess) {
+            let errors = validate(review, &spec, &target.namespace);
+            if !errors.is_empty() {
+                return Err(Status::invalid_of(group, kind, "", &errors));
+            }
+        }
         let status = match review {
             Review::SelfSubject => {
                 if let Some(meta) = metadata::of(&mut body) {
@@ -132,18 +138,15 @@ impl ApiServer {
                 json!({"userInfo": user_info(&request.who)})
             }
             Review::Token => self.review_token(&spec),
-            Review::SelfAccess => self.review_access(&request.who, &spec)?,
-            Review::SubjectAccess | Review::LocalSubjectAccess => {
-                let asked = text(&spec, "/resourceAttributes/namespace");
-                if review == Review::LocalSubjectAccess && asked != target.namespace {
-                    return Err(Status::bad_request(format!(
-                        "spec.resourceAttributes.namespace: must match the namespace of the path: {}",
-                        target.namespace
-                    )));
+            Review::SelfAccess => self.review_access(&request.who, &spec),
+            Review::SubjectAccess | Review::LocalSubjectAccess => self.review_access(&subject(&spec), &spec),
+            Review::SelfRules => {
+                let namespace = text(&spec, "/namespace");
+                if namespace.is_empty() {
+                    return Err(Status::bad_request("no namespace on request"));
                 }
-                self.review_access(&subject(&spec)?, &spec)?
+                self.review_rules(&request.who, namespace)
             }
-            Review::SelfRules => self.review_rules(&request.who),
         };
         body["status"] = status;
         Ok(response::json(201, &body))
@@ -161,68 +164,53 @@ impl ApiServer {
         }
     }
 
-    fn review_access(&self, who: &Identity, spec: &Value) -> Result<Value, Status> {
-        let (resource, path) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
-        let attributes = match (resource.filter(|v| v.is_object()), path.filter(|v| v.is_object())) {
-            (Some(r), None) => Attributes {
-                verb: text(r, "/verb"),
-                group: text(r, "/group"),
-                version: text(r, "/version"),
-                resource: text(r, "/resource"),
-                subresource: text(r, "/subresource"),
-                namespace: text(r, "/namespace"),
-                name: text(r, "/name"),
-                path: "",
-            },
-            (None, Some(p)) => {
-                Attributes { verb: text(p, "/verb"), path: text(p, "/path"), ..Attributes::default() }
-            }
-            _ => {
-                return Err(Status::bad_request(
-                    "spec: exactly one of nonResourceAttributes or resourceAttributes must be specified",
-                ));
-            }
+    fn review_access(&self, who: &Identity, spec: &Value) -> Value {
+        let fields = pinned_fields(spec);
+        let attributes =
+            match (attributes(spec, "resourceAttributes"), attributes(spec, "nonResourceAttributes")) {
+                (Some(r), _) => Attributes {
+                    verb: text(r, "/verb"),
+                    group: text(r, "/group"),
+                    resource: text(r, "/resource"),
+                    subresource: text(r, "/subresource"),
+                    namespace: text(r, "/namespace"),
+                    name: text(r, "/name"),
+                    path: "",
+                    fields: &fields,
+                },
+                (None, p) => {
+                    let p = p.unwrap_or(&Value::Null);
+                    Attributes { verb: text(p, "/verb"), path: text(p, "/path"), ..Attributes::default() }
+                }
+            };
+        let (allowed, reason) = match self.authorization.decide(who, &attributes) {
+            Decision::Allow(why) => (true, why.to_string()),
+            Decision::NoOpinion(reason) => (false, reason),
         };
-        Ok(match self.config.authorizer.decide(who, &attributes) {
-            Decision::Allow => json!({"allowed": true}),
-            Decision::Deny(reason) if reason.is_empty() => json!({"allowed": false}),
-            Decision::Deny(reason) => json!({"allowed": false, "reason": reason}),
-        })
+        let mut status = json!({"allowed": allowed});
+        if !reason.is_empty() {
+            status["reason"] = json!(reason);
+        }
+        status
     }
 
-    fn review_rules(&self, who: &Identity) -> Value {
-        let everything = Attributes { verb: "*", group: "*", resource: "*", ..Attributes::default() };
-        if self.config.authorizer.decide(who, &everything) == Decision::Allow {
-            return json!({
-                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-                "incomplete": false,
-            });
+    fn review_rules(&self, who: &Identity, namespace: &str) -> Value {
+        let held = self.authorization.held(who, namespace);
+        let (mut resources, mut paths) = (Vec::new(), Vec::new());
+        for rule in &held.rules {
+            if rule.non_resource_urls.is_empty() {
+                resources.push(json!(rule));
+            } else {
+                paths.push(json!(rule));
+            }
         }
-        let selves: Vec<Value> = [Review::SelfSubject, Review::SelfAccess, Review::SelfRules]
-            .into_iter()
-            .map(|review| {
-                let (group, _, plural, _) = review.names();
-                json!({"verbs": ["create"], "apiGroups": [group], "resources": [plural]})
-            })
-            .collect();
-        let paths = [
-            "/api",
-            "/api/*",
-            "/apis",
-            "/apis/*",
-            "/healthz",
-            "/livez",
-            "/openapi",
-            "/openapi/*",
-            "/readyz",
-            "/version",
-        ];
-        json!({
-            "resourceRules": selves,
-            "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": paths}],
-            "incomplete": true,
-        })
+        let mut status = json!({
+            "resourceRules": resources, "nonResourceRules": paths, "incomplete": held.incomplete,
+        });
+        if !held.error.is_empty() {
+            status["evaluationError"] = json!(held.error);
+        }
+        status
     }
 }
 
@@ -234,16 +222,61 @@ fn strings(value: &Value, pointer: &str) -> Vec<String> {
     orlop_api::object::list(value, pointer).iter().filter_map(Value::as_str).map(str::to_string).collect()
 }
 
+fn attributes<'a>(spec: &'a Value, kind: &str) -> Option<&'a Value> {
+    spec.get(kind).filter(|v| v.is_object())
+}
+
 /// The identity that a `SubjectAccessReview` asks about.
-fn subject(spec: &Value) -> Result<Identity, Status> {
-    let who = Identity {
+fn subject(spec: &Value) -> Identity {
+    Identity {
         user: text(spec, "/user").into(),
         uid: text(spec, "/uid").into(),
         groups: strings(spec, "/groups"),
         extra: BTreeMap::new(),
-    };
-    if who.user.is_empty() && who.groups.is_empty() {
-        return Err(Status::bad_request("spec: at least one of user or group must be specified"));
     }
-    Ok(who)
+}
+
+/// The fields that the question's selector pins to a value.
+fn pinned_fields(spec: &Value) -> Vec<(String, String)> {
+    let requirements = orlop_api::object::list(spec, "/resourceAttributes/fieldSelector/requirements");
+    requirements
+        .iter()
+        .filter(|r| text(r, "/operator") == "In")
+        .filter_map(|r| match strings(r, "/values").as_slice() {
+            [value] => Some((text(r, "/key").to_string(), value.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// What is wrong with a question about access.
+fn validate(review: Review, spec: &Value, namespace: &str) -> Vec<FieldError> {
+    let (resource, path) =
+        (attributes(spec, "resourceAttributes"), attributes(spec, "nonResourceAttributes"));
+    let mut errors = FieldErrors::new();
+    match (resource, path) {
+        (Some(_), Some(path)) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            errors.invalid("spec.nonResourceAttributes", path.clone(), why);
+        }
+        (None, None) => {
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            errors.invalid("spec.resourceAttributes", Value::Null, why);
+        }
+        _ => {}
+    }
+    if review != Review::SelfAccess && text(spec, "/user").is_empty() && strings(spec, "/groups").is_empty() {
+        errors.invalid("spec.user", "", "at least one of user or group must be specified");
+    }
+    if review == Review::LocalSubjectAccess {
+        let asked = text(spec, "/resourceAttributes/namespace");
+        if resource.is_some() && asked != namespace {
+            errors.invalid("spec.resourceAttributes.namespace", asked, "must match metadata.namespace");
+        }
+        if let Some(path) = path {
+            let why = "disallowed on this kind of request";
+            errors.invalid("spec.nonResourceAttributes", path.clone(), why);
+        }
+    }
+    errors.into_vec()
 }

@@ -151,6 +151,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(kind, &name, &errors));
         }
+        resource.restrict(&cx.who, "", Some(&object), None)?;
         let mut plan = Plan::default();
         resource.hooks.create(&hook_cx, &mut object, &mut plan)?;
         self.admission.validate(&request, Some(&object)).await?;

@@ -60,6 +60,7 @@ impl Registry {
             check_preconditions(resource, &current, &old, options)?;
             let now = self.now();
             let hook_cx = Cx { registry: self, who };
+            resource.restrict(who, "", None, Some(&old))?;
             resource.hooks.admit_delete(&hook_cx, &old)?;
             tracing::debug!(user = %hook_cx.who.user, kind = ?resource.kind, namespace, name, "an object is deleted");
             if !options.evicts {

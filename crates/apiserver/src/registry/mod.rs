@@ -21,12 +21,14 @@ pub(crate) use hooks::{Cx, Hooks, Plan, Subresource, SubresourceRequest};
 use crate::{
     Identity, admission,
     cache::{Caches, kind_cache::KindCache, object::Object},
+    identity::node,
     request::{Target, WriteOptions},
 };
 use bytes::Bytes;
 use jiff::Timestamp;
 use orlop_api::{Kind, Status};
 use orlop_store::Store;
+use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
 
 /// The clock that the server is given.
@@ -42,6 +44,23 @@ pub(crate) struct Resource {
 }
 
 impl Resource {
+    /// 403 where a node writes what is not its own.
+    pub(crate) fn restrict(
+        &self,
+        who: &Identity,
+        subresource: &str,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        let Some(node) = node::name_of(who) else { return Ok(()) };
+        let (group, resource) = (&*self.kind.group, &*self.kind.plural);
+        let write = node::restriction::Write { group, resource, subresource, new, old };
+        node::restriction::check(node, write).map_err(|why| {
+            let name = new.or(old).map_or("", |object| metadata::text(object, "name"));
+            Status::forbidden(&self.kind, name, &why)
+        })
+    }
+
     /// An object, or 404.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.get(&self.cache.key(namespace, name)).ok_or_else(|| Status::not_found(&self.kind, name))

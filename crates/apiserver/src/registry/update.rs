@@ -203,6 +203,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(kind, name, &errors));
         }
+        resource.restrict(&cx.who, part.subresource(), Some(&new), Some(old))?;
         let mut plan = Plan::default();
         if by_client {
             resource.hooks.update(&hook_cx, &mut new, old, &mut plan)?;

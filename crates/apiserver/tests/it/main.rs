@@ -8,6 +8,7 @@ mod nodes;
 mod objects;
 mod pods;
 mod protobuf;
+mod rbac;
 mod services;
 mod support;
 mod tls;

@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     core::{ClusterResourceScope, NamespaceResourceScope},
 };
-use orlop_apiserver::{ApiServer, Config, Identity};
+use orlop_apiserver::{ApiServer, Config, Identity, identity::CONTROLLERS};
 use orlop_client::{Clock, Informer, Key};
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
@@ -72,7 +72,9 @@ impl Cluster {
             cluster.add_node(&format!("n{i}"), json!({})).await;
         }
         cluster.start_controllers();
-        let (client, clock) = (cluster.client.clone(), cluster.clock.clone());
+        let identity = Identity::new("system:kube-scheduler", &[]);
+        let client = Client::new(cluster.server.service_for(identity), NAMESPACE);
+        let clock = cluster.clock.clone();
         cluster.spawn("scheduler", orlop_scheduler::run(client, clock));
         cluster.spawn("agent", play_nodes(cluster.client.clone(), cluster.clock.clone()));
         let accounts = cluster.api::<k8s_openapi::api::core::v1::ServiceAccount>();
@@ -86,7 +88,10 @@ impl Cluster {
 
     pub fn start_controllers(&self) {
         let authority = "-----BEGIN CERTIFICATE-----".to_string();
-        self.spawn("controllers", orlop_controllers::run(self.client.clone(), self.clock.clone(), authority));
+        // With the rights that they have in a real cluster, and no more.
+        let identity = Identity::new("system:kube-controller-manager", &[CONTROLLERS]);
+        let client = Client::new(self.server.service_for(identity), NAMESPACE);
+        self.spawn("controllers", orlop_controllers::run(client, self.clock.clone(), authority));
     }
 
     /// Ends a part as if its process were killed.
