@@ -4,7 +4,7 @@
 use crate::{
     ApiServer, Identity,
     admission::notes,
-    identity::{Attributes, Authorizer, Decision, authorize},
+    identity::{Attributes, Authorizer, Decision, authorize, impersonate::Wanted},
     request::{Query, RequestInfo, Verb, body},
     response::{self, Body, Response},
 };
@@ -168,29 +168,12 @@ impl ApiServer {
 
     /// The identity that the client wants to act as (`Impersonate-User` and the like), if it may.
     fn impersonated(&self, who: Arc<Identity>, parts: &Parts) -> Result<Arc<Identity>, Status> {
-        let header = |name: &str| {
-            parts
-                .headers
-                .get_all(name)
-                .iter()
-                .filter_map(|v| v.to_str().ok())
-                .map(str::to_string)
-                .collect::<Vec<_>>()
-        };
-        let Some(user) = header("impersonate-user").into_iter().next() else { return Ok(who) };
-        let groups = header("impersonate-group");
-        let wanted =
-            [("users", user.as_str())].into_iter().chain(groups.iter().map(|g| ("groups", g.as_str())));
-        for (resource, name) in wanted {
-            let attributes = Attributes { verb: "impersonate", resource, name, ..Attributes::default() };
-            if let Decision::NoOpinion(reason) = self.authorization.decide(&who, &attributes) {
-                return Err(authorize::forbidden(&who, &attributes, &reason));
+        let Some(wanted) = Wanted::read(&parts.headers)? else { return Ok(who) };
+        for right in wanted.rights() {
+            if let Decision::NoOpinion(reason) = self.authorization.decide(&who, &right) {
+                return Err(authorize::forbidden(&who, &right, &reason));
             }
         }
-        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        let mut identity =
-            if user == "system:anonymous" { Identity::anonymous() } else { Identity::new(user, &groups) };
-        identity.uid = header("impersonate-uid").into_iter().next().unwrap_or_default();
-        Ok(Arc::new(identity))
+        Ok(Arc::new(wanted.identity()))
     }
 }

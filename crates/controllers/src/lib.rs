@@ -2,6 +2,8 @@
 //! shared caches, computes the difference to what is wanted, and acts, and can be killed between any two steps. They reach
 //! state through the Kubernetes API alone.
 
+mod bootstrap_token;
+mod certificate;
 mod cluster;
 mod cluster_role_aggregation;
 mod daemon_set;
@@ -10,6 +12,7 @@ mod discovery;
 mod endpoints;
 mod garbage;
 mod job;
+mod legacy_token;
 mod namespace;
 mod node_lifecycle;
 mod ownership;
@@ -17,8 +20,10 @@ mod pod_control;
 mod pods;
 mod replica_set;
 mod service_account;
+mod signers;
 
 pub use cluster::{Cluster, run};
+pub use signers::{Keys, run_signers};
 
 /// Why a reconciliation was not finished. It is always tried again.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 
 /// Everything by which the parts of a server know each other.
 pub(crate) struct Identities {
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) service_accounts: Arc<ServiceAccountKey>,
     /// The API server's own certificate.
     pub(crate) api_server: Credential,
@@ -87,7 +87,7 @@ impl Identities {
         )?;
         let admin = keep("admin", &request("admin", Some("system:masters"), Usage::Client))?;
         Ok(Self {
-            authority,
+            authority: Arc::new(authority),
             service_accounts: Arc::new(service_accounts),
             api_server,
             node_client,

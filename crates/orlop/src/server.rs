@@ -317,6 +317,12 @@ fn start_control_plane(
     let authority = identities.authority.certificate().to_string();
     let controllers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
     roles.start_endless(orlop_controllers::run(controllers, clock.clone(), authority), shutdown);
+    let signers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
+    let keys = orlop_controllers::Keys {
+        authority: identities.authority.clone(),
+        service_accounts: identities.service_accounts.clone(),
+    };
+    roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
     let scheduler = client(api, "system:kube-scheduler", &[]);
     roles.start_endless(orlop_scheduler::run(scheduler, clock), shutdown);
 }

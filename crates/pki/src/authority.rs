@@ -114,6 +114,10 @@ impl Authority {
         &self.certificate
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// Issues a certificate with a new key.
     pub fn issue(&self, request: &CertificateRequest, now: i64) -> Result<Credential, Error> {
         let key = KeyPair::generate().map_err(|e| Error::certificate("making a key", e))?;

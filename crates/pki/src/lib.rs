@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod kubeconfig;
+pub mod signing_request;
 pub mod tls;
 pub mod token;
 

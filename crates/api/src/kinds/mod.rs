@@ -1,6 +1,7 @@
 //! The table of built-in kinds: one file a kind, each with its description and, where it has any, its rules.
 //! The registry, discovery, OpenAPI and printing work from this table alone.
 
+pub mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
 mod config_map;
@@ -44,6 +45,7 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
+        certificate_signing_request::kind(),
         cluster_role::kind(),
         cluster_role_binding::kind(),
         role::kind(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod allocations;
 mod bindings;
+mod certificates;
 pub(crate) mod defaults;
 pub(crate) mod events;
 mod evictions;
@@ -48,6 +49,10 @@ impl Builder<'_> {
             }),
             ("", "events" | "endpoints") => Arc::new(leases::CreatedByUpdate { blindly: true }),
             ("coordination.k8s.io", "leases") => Arc::new(leases::CreatedByUpdate { blindly: false }),
+            ("certificates.k8s.io", _) => Arc::new(certificates::Certificates {
+                kind: kind.clone(),
+                authorization: self.authorization.clone(),
+            }),
             ("rbac.authorization.k8s.io", "roles" | "clusterroles") => {
                 Arc::new(roles::Roles { kind: kind.clone(), authorization: self.authorization.clone() })
             }

@@ -10,7 +10,7 @@ pub(super) const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccou
 /// The service account of pods that name none.
 pub(crate) const DEFAULT: &str = "default";
 /// Seconds that a pod's token is valid; the node renews it before.
-const TOKEN_SECONDS: i64 = 3607;
+pub(super) const TOKEN_SECONDS: i64 = 3607;
 
 /// The service account that a pod names, or the default.
 pub(crate) fn name(pod: &Value) -> &str {

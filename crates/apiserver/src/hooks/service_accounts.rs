@@ -138,9 +138,14 @@ impl Hooks for ServiceAccounts {
         }
         let Bound { pod, node, secret } = bound(registry, &resource.kind, namespace, name, &spec)?;
         let now = registry.now();
+        let ends = now.as_second() + seconds;
+        // The token that every pod gets lives on for programs that do not read it anew, but its use is noted.
+        let extended = pod.is_some()
+            && seconds == super::service_account_admission::TOKEN_SECONDS
+            && audiences == [self.issuer.clone()];
         let claims = Claims {
             aud: audiences.clone(),
-            exp: now.as_second() + seconds,
+            exp: if extended { now.as_second() + MOST_SECONDS } else { ends },
             iat: now.as_second(),
             nbf: now.as_second(),
             iss: self.issuer.clone(),
@@ -152,13 +157,14 @@ impl Hooks for ServiceAccounts {
                 pod,
                 node,
                 secret,
+                warnafter: extended.then_some(ends),
             },
         };
         let token = key.sign(&claims).map_err(|error| {
             tracing::error!(%error, "a token could not be signed");
             Status::internal("the token could not be signed")
         })?;
-        let expires = jiff::Timestamp::from_second(claims.exp).unwrap_or(now);
+        let expires = jiff::Timestamp::from_second(ends).unwrap_or(now);
         body["kind"] = json!("TokenRequest");
         body["apiVersion"] = json!("authentication.k8s.io/v1");
         body["metadata"] = json!({

@@ -3,6 +3,8 @@
 
 pub(crate) mod authenticate;
 pub(crate) mod authorize;
+mod bootstrap_token;
+pub(crate) mod impersonate;
 pub(crate) mod node;
 pub(crate) mod rbac;
 pub(crate) mod reviews;

@@ -156,11 +156,10 @@ impl ApiServer {
         let asked: Vec<String> = strings(spec, "/audiences");
         let audiences = if asked.is_empty() { vec![self.config.issuer.clone()] } else { asked };
         match self.authenticator.verify(text(spec, "/token"), &audiences) {
-            Ok((who, theirs)) => {
-                let common: Vec<&String> = audiences.iter().filter(|a| theirs.contains(a)).collect();
-                json!({"authenticated": true, "user": user_info(&who), "audiences": common})
+            Ok((who, meant)) => {
+                json!({"authenticated": true, "user": user_info(&who), "audiences": meant})
             }
-            Err(why) => json!({"authenticated": false, "error": why}),
+            Err(why) => json!({"authenticated": false, "error": format!("[invalid bearer token, {why}]")}),
         }
     }
 

@@ -74,6 +74,11 @@ pub(crate) trait Hooks: Send + Sync {
         Ok(())
     }
 
+    /// The last look at a valid change of the status.
+    fn update_status(&self, _cx: &Cx<'_>, _new: &mut Value, _old: &Value) -> Result<(), Status> {
+        Ok(())
+    }
+
     /// The object goes for good: its further keys go with it.
     fn remove(&self, _old: &Value, _plan: &mut Plan) {}
 

@@ -207,6 +207,8 @@ impl Registry {
         let mut plan = Plan::default();
         if by_client {
             resource.hooks.update(&hook_cx, &mut new, old, &mut plan)?;
+        } else if part == Part::Status {
+            resource.hooks.update_status(&hook_cx, &mut new, old)?;
         }
         if !judged {
             self.admission.validate(&request, Some(&new)).await?;
