@@ -28,6 +28,8 @@ pub enum NameRule {
     DnsLabelLetter,
     /// Anything that can be one path segment: RBAC kinds.
     PathSegment,
+    /// An IP address: IPAddress.
+    IpAddress,
 }
 
 /// A column of `kubectl get` (meta/v1 `TableColumnDefinition`).

@@ -1,6 +1,8 @@
 //! Orlop's table of kinds and the pure rules of each: defaults, validation, printing, selectors,
 //! quantities, names. Nothing here does I/O, reads a clock or draws a random number: those are handed in.
+#![cfg_attr(test, recursion_limit = "256")]
 
+pub mod cron;
 pub mod duration;
 pub mod field_error;
 pub mod field_path;

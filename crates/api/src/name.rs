@@ -1,7 +1,7 @@
 //! What names, label keys and values, ports and keys may look like, in the words of
 //! k8s.io/apimachinery `validation`. Each check returns all that is wrong; nothing means right.
 
-use crate::NameRule;
+use crate::{FieldErrors, NameRule, Path};
 
 const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', \
     and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation \
@@ -9,6 +9,10 @@ const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower ca
 const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, \
     '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation \
     is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const WILDCARD_MESSAGE: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS \
+    subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric \
+    character (e.g. '*.example.com', regex used for validation is \
+    '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL_1035_MESSAGE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start \
     with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used \
     for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
@@ -109,6 +113,7 @@ pub fn object_name(rule: NameRule, value: &str) -> Vec<String> {
         NameRule::DnsLabel => dns_label(value),
         NameRule::DnsLabelLetter => dns_1035_label(value),
         NameRule::PathSegment => path_segment(value),
+        NameRule::IpAddress => canonical_ip_address(value),
     }
 }
 
@@ -227,11 +232,61 @@ pub fn ip_address(value: &str) -> Vec<String> {
     }
 }
 
+/// An address in the one form that stands for it.
+pub fn canonical_ip_address(value: &str) -> Vec<String> {
+    match value.parse::<std::net::IpAddr>() {
+        Ok(ip) if ip.to_string() == value => Vec::new(),
+        Ok(ip) => vec![format!("must be in canonical form ({:?})", ip.to_string())],
+        Err(_) => ip_address(value),
+    }
+}
+
 /// A network in CIDR notation.
 pub fn cidr(value: &str) -> Vec<String> {
     match value.parse::<ipnet::IpNet>() {
         Ok(_) => Vec::new(),
         Err(_) => vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_string()],
+    }
+}
+
+/// A network in the one form that stands for it.
+pub fn canonical_cidr(value: &str) -> Vec<String> {
+    match value.parse::<ipnet::IpNet>() {
+        Ok(net) if net.trunc().to_string() == value => Vec::new(),
+        Ok(net) => vec![format!("must be in canonical form ({:?})", net.trunc().to_string())],
+        Err(_) => cidr(value),
+    }
+}
+
+/// A host name whose first label may be anything: `*.example.com`.
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    if value.len() > 253 {
+        errors.push(too_long(253));
+    }
+    if !value.strip_prefix("*.").is_some_and(is_subdomain) {
+        errors.push(WILDCARD_MESSAGE.to_string());
+    }
+    errors
+}
+
+/// `example.com/what`: a path behind the domain of who defines it, and what is wrong with it at `path`.
+pub fn domain_prefixed_path(value: &str, path: &Path, errors: &mut FieldErrors) {
+    if value.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    match value.split_once('/') {
+        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
+            errors.messages(path, domain, dns_subdomain(domain));
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+            if !rest.bytes().all(good) {
+                let message =
+                    "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+                errors.invalid(path, rest, message);
+            }
+        }
+        _ => errors.invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
     }
 }
 

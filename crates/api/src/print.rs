@@ -41,9 +41,24 @@ pub fn int_column(name: &'static str, description: &'static str) -> Column {
     column(name, "integer", 0, description)
 }
 
+/// A column of yes and no.
+pub fn bool_column(name: &'static str, description: &'static str) -> Column {
+    column(name, "boolean", 0, description)
+}
+
 /// The column of ages.
 pub fn age_column() -> Column {
     text_column("Age", "How long ago the object was created.")
+}
+
+/// The column of dates of kinds that Kubernetes gives no columns of their own.
+pub fn created_column() -> Column {
+    column("Created At", "date", 0, "When the object was created.")
+}
+
+/// The cell of [`created_column`].
+pub fn created(object: &Value) -> Value {
+    text(object, "/metadata/creationTimestamp").into()
 }
 
 /// The wide columns of everything that has a pod template.
@@ -68,6 +83,11 @@ pub fn age(object: &Value, now: Timestamp) -> Value {
 /// A string, or `<none>`.
 pub fn or_none(text: &str) -> Value {
     if text.is_empty() { NONE.into() } else { text.into() }
+}
+
+/// A string, or `<unset>`.
+pub fn or_unset(text: &str) -> Value {
+    if text.is_empty() { "<unset>".into() } else { text.into() }
 }
 
 /// A number, or 0.

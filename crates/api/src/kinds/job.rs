@@ -2,14 +2,15 @@
 
 use super::{base, texts, workload};
 use crate::{
-    FieldError, FieldErrors, Kind, Rules, duration,
-    object::{child, condition, flag, has, int, len, set_default, set_default_nonzero, text, time},
+    FieldError, FieldErrors, Kind, Path, Rules, duration,
+    object::{child, condition, each, flag, has, int, len, set_default, set_default_nonzero, text, time},
     pod_spec::template,
     print,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+mod policies;
 mod validate;
 
 /// The description of Job.
@@ -61,6 +62,11 @@ impl Rules for Job {
         set_default(spec, "manualSelector", false);
         let replacement = if has(spec, "/podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
         set_default_nonzero(spec, "podReplacementPolicy", replacement);
+        if let Some(policy) = spec.get_mut("podFailurePolicy") {
+            each(policy, "rules", |rule| {
+                each(rule, "onPodConditions", |pattern| set_default_nonzero(pattern, "status", "True"));
+            });
+        }
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -108,6 +114,18 @@ impl Rules for Job {
         ];
         cells.extend(print::template_cells(object));
         cells
+    }
+}
+
+/// All that is wrong with a template of Jobs, whose selectors the server makes.
+pub(super) fn validate_template(template: &Value, path: &Path, errors: &mut FieldErrors) {
+    let path = path.child("spec");
+    validate::validate_spec(template.get("spec").unwrap_or(&Value::Null), &path, errors);
+    if let Some(selector) = template.pointer("/spec/selector").filter(|s| !s.is_null()) {
+        errors.invalid(path.child("selector"), selector.clone(), "`selector` will be auto-generated");
+    }
+    if flag(template, "/spec/manualSelector") {
+        errors.push(FieldError::not_supported(path.child("manualSelector"), true, &["nil", "false"]));
     }
 }
 

@@ -6,22 +6,45 @@ mod cluster_role;
 mod cluster_role_binding;
 mod config_map;
 mod controller_revision;
+mod cron_job;
+mod csi_driver;
+mod csi_node;
+mod csi_storage_capacity;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod horizontal_pod_autoscaler;
+mod ingress;
+mod ingress_class;
+mod ip_address;
 mod job;
 mod lease;
+mod limit_range;
 mod namespace;
+mod network_policy;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
+mod pod_disruption_budget;
+mod pod_template;
+pub mod priority_class;
 mod replica_set;
 mod role;
 mod role_binding;
+mod replication_controller;
+mod resource_quota;
+mod runtime_class;
 mod secret;
 pub mod service;
 mod service_account;
+mod service_cidr;
+mod stateful_set;
+mod storage_class;
+mod volume_attachment;
+mod volume_attributes_class;
 mod workload;
 
 use crate::{Kind, NameRule, Rules, ScalePaths, Scope, kind::Text};
@@ -32,9 +55,15 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         config_map::kind(),
         endpoints::kind(),
         event::kind(),
+        limit_range::kind(),
         namespace::kind(),
         node::kind(),
+        persistent_volume::kind(),
+        persistent_volume_claim::kind(),
         pod::kind(),
+        pod_template::kind(),
+        replication_controller::kind(),
+        resource_quota::kind(),
         secret::kind(),
         service::kind(),
         service_account::kind(),
@@ -42,6 +71,9 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         daemon_set::kind(),
         deployment::kind(),
         replica_set::kind(),
+        stateful_set::kind(),
+        horizontal_pod_autoscaler::kind(),
+        cron_job::kind(),
         job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
@@ -50,6 +82,20 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         cluster_role_binding::kind(),
         role::kind(),
         role_binding::kind(),
+        ingress::kind(),
+        ingress_class::kind(),
+        ip_address::kind(),
+        network_policy::kind(),
+        service_cidr::kind(),
+        runtime_class::kind(),
+        pod_disruption_budget::kind(),
+        priority_class::kind(),
+        csi_driver::kind(),
+        csi_node::kind(),
+        csi_storage_capacity::kind(),
+        storage_class::kind(),
+        volume_attachment::kind(),
+        volume_attributes_class::kind(),
     ]
     .map(Arc::new)
     .into()

@@ -62,6 +62,34 @@ fn rich() -> Value {
         .unwrap()
         .clone(),
     );
+    spec.as_object_mut().unwrap().extend(
+        json!({
+            "successPolicy": {"rules": [{"succeededIndexes": "0", "succeededCount": 1}]}, "completionMode": "Indexed",
+            "schedule": "* * * * *", "timeZone": "UTC", "ordinals": {"start": 1}, "minAvailable": "50%",
+            "jobTemplate": {"spec": {"template": {"spec": pod}}}, "cidrs": ["10.0.0.0/8"], "hard": {"pods": "1", "cpu": 1},
+            "volumeClaimTemplates": [{"spec": {"resources": {"requests": {"storage": "1Gi"}}}}], "scopes": ["BestEffort"],
+            "limits": [{"type": "Container", "max": {"cpu": 1}, "min": {"cpu": "1m"}, "default": {"cpu": "1"}}],
+            "capacity": {"storage": 1}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"},
+            "claimRef": {"name": "c", "namespace": "n"}, "dataSource": {"kind": "PersistentVolumeClaim", "name": "c"},
+            "resources": {"requests": {"storage": "1Gi"}}, "volumeName": "v", "parentRef": {"resource": "r", "name": "n"},
+            "drivers": [{"name": "d", "nodeID": "n", "topologyKeys": ["k"], "allocatable": {"count": 1}}],
+            "source": {"inlineVolumeSpec": {"csi": {"driver": "d"}}}, "nodeAffinity": {"required": {"nodeSelectorTerms": []}},
+            "tokenRequests": [{"audience": "a", "expirationSeconds": 600}], "volumeLifecycleModes": ["Persistent"],
+            "rules": [{"host": "*.a", "http": {"paths": [{"path": "/", "pathType": "Prefix",
+                "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}], "tls": [{"hosts": ["a"]}],
+            "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": 1, "endPort": 2}]}],
+            "egress": [{"to": [{"podSelector": {}}]}], "podSelector": {}, "controller": "a/b",
+            "parameters": {"kind": "k", "name": "n", "scope": "Namespace", "namespace": "n"},
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}},
+                {"type": "Object", "object": {"metric": {"name": "m", "selector": {}}, "target": {"type": "Value", "value": "1"}}}],
+            "behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 1}], "tolerance": "1"}},
+            "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3,
+            "scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["a"]}]},
+        })
+        .as_object()
+        .unwrap()
+        .clone(),
+    );
     json!({
         "metadata": {"name": "a", "namespace": "n", "uid": "u", "labels": {"a": "b"}, "annotations": {"a": "b"},
             "creationTimestamp": "2026-01-01T00:00:00Z",
@@ -79,6 +107,10 @@ fn rich() -> Value {
         "subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}],
         "involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "series": {"count": 3},
         "source": {"component": "x"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "template": {"spec": pod}, "value": 5, "provisioner": "a/b", "driverName": "d", "handler": "h",
+        "parameters": {"a": "b"}, "overhead": {"podFixed": {"cpu": 1}}, "storageClassName": "s", "capacity": "1Gi",
+        "allowedTopologies": [{"matchLabelExpressions": [{"key": "k", "values": ["v"]}]}], "nodeTopology": {},
+        "scheduling": {"tolerations": [{"operator": ""}], "nodeSelector": {"a": "b"}},
     })
 }
 

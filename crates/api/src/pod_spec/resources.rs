@@ -32,6 +32,19 @@ pub fn validate_container_resources(resources: &ResourceRequirements, path: &Pat
     });
 }
 
+/// The name of a resource: one that Kubernetes knows (for containers, where `of_containers`), or one with a domain.
+pub fn validate_resource_name(name: &str, of_containers: bool, path: &Path, errors: &mut FieldErrors) {
+    errors.messages(path, name, name::qualified_name(name));
+    if !name.contains('/') && !is_standard(name) && (of_containers || name != "storage") {
+        let message = if of_containers {
+            "must be a standard resource for containers"
+        } else {
+            "must be a standard resource type"
+        };
+        errors.invalid(path, name, message);
+    }
+}
+
 /// The requests and limits of a pod as a whole.
 pub fn validate_pod_resources(resources: &ResourceRequirements, path: &Path, errors: &mut FieldErrors) {
     validate(resources, path, errors, |name| {

@@ -64,8 +64,8 @@ fn wrong_fields_are_named() {
             "spec.completions: Required value: when completion mode is Indexed",
         ),
         (
-            json!({"maxFailedIndexes": 1}),
-            "spec.maxFailedIndexes: Invalid value: 1: requires indexed completion mode",
+            json!({"backoffLimitPerIndex": 1}),
+            "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode",
         ),
         (
             template("Never", json!({"job-name": "other"})),
@@ -73,7 +73,15 @@ fn wrong_fields_are_named() {
         ),
         (
             json!({"podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [0]}}]}}),
-            "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: 0: must not be 0 for the In operator",
+            "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be 0 for the In operator",
+        ),
+        (
+            json!({"completionMode": "Indexed", "completions": 2, "backoffLimitPerIndex": 1, "maxFailedIndexes": 3}),
+            "spec.maxFailedIndexes: Invalid value: 3: must be less than or equal to completions",
+        ),
+        (
+            json!({"managedBy": "me"}),
+            "spec.managedBy: Invalid value: \"me\": must be a domain-prefixed path (such as \"acme.io/foo\")",
         ),
     ] {
         assert_eq!(wrong(spec.clone()), [want], "{spec}");

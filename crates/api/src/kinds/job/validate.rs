@@ -1,15 +1,15 @@
 //! Validation of Jobs.
 
 use crate::{
-    FieldErrors, Path,
-    object::{has, int, len, list, map, text},
+    FieldError, FieldErrors, Path, name,
+    object::{has, int, map, text},
     pod_spec::template,
     selector::{self, Selector},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{CONTROLLER_UID, JOB_NAME, generates_selector};
+use super::{CONTROLLER_UID, JOB_NAME, generates_selector, policies};
 
 const NUMBERS: [&str; 7] = [
     "parallelism",
@@ -20,54 +20,121 @@ const NUMBERS: [&str; 7] = [
     "maxFailedIndexes",
     "ttlSecondsAfterFinished",
 ];
-/// The most pods at once of a Job that counts its completions.
-const MAX_INDEXED_PARALLELISM: i64 = 100_000;
+/// The most pods at once, and the most failures, of a Job that counts its completions.
+const MANY: i64 = 100_000;
+/// The same of a Job with more than [`MANY`] completions that counts failures of each.
+const FEWER: i64 = 10_000;
+/// The longest name of who else cares for a Job.
+const MAX_MANAGER: usize = 63;
 
 /// All that is wrong with the spec.
 pub(super) fn validate(job: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec");
-    for field in NUMBERS {
-        errors.not_negative(&path.child(field), job["spec"][field].as_i64());
-    }
-    validate_completion(job, &path, errors);
+    validate_spec(&job["spec"], &path, errors);
     validate_selector(job, &path, errors);
+    validate_pod_names(job, errors);
+}
+
+/// What is wrong with a spec wherever it stands, in a Job or in a template of Jobs.
+pub(super) fn validate_spec(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    for field in NUMBERS {
+        errors.not_negative(&path.child(field), spec[field].as_i64());
+    }
+    if has(spec, "/maxFailedIndexes") && !has(spec, "/backoffLimitPerIndex") {
+        errors.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if let Some(manager) = spec["managedBy"].as_str() {
+        validate_manager(manager, &path.child("managedBy"), errors);
+    }
+    validate_completion(spec, path, errors);
+    policies::validate(spec, path, errors);
     let at = path.child("template");
-    let policy = text(job, "/spec/template/spec/restartPolicy");
+    let policy = text(spec, "/template/spec/restartPolicy");
     let allowed = ["OnFailure", "Never"];
     if policy == "Always" {
         // What a template says by default: the person has most likely not said anything.
         let message = "valid values: \"OnFailure\", \"Never\"";
-        template::validate(&job["spec"]["template"], &["Always"], &at, errors);
+        template::validate(&spec["template"], &["Always"], &at, errors);
         errors.required(at.child("spec.restartPolicy"), message);
     } else {
-        template::validate(&job["spec"]["template"], &allowed, &at, errors);
+        template::validate(&spec["template"], &allowed, &at, errors);
+        if policy == "OnFailure" && has(spec, "/podFailurePolicy") {
+            let message = "only \"Never\" is supported when podFailurePolicy is specified";
+            errors.invalid(at.child("spec.restartPolicy"), policy, message);
+        }
     }
-    validate_policies(job, &path, errors);
 }
 
-fn validate_completion(job: &Value, path: &Path, errors: &mut FieldErrors) {
-    let mode = text(job, "/spec/completionMode");
-    if !mode.is_empty() {
-        errors.one_of(&path.child("completionMode"), mode, &["Indexed", "NonIndexed"]);
+fn validate_manager(manager: &str, path: &Path, errors: &mut FieldErrors) {
+    name::domain_prefixed_path(manager, path, errors);
+    if manager.len() > MAX_MANAGER {
+        errors.push(FieldError::too_long(path, MAX_MANAGER));
     }
-    let indexed = mode == "Indexed";
-    if indexed {
-        if int(job, "/spec/completions").is_none() {
-            errors.required(path.child("completions"), "when completion mode is Indexed");
-        }
-        if let Some(many) = int(job, "/spec/parallelism").filter(|p| *p > MAX_INDEXED_PARALLELISM) {
-            let message = format!(
-                "must be less than or equal to {MAX_INDEXED_PARALLELISM} when completion mode is Indexed"
-            );
-            errors.invalid(path.child("parallelism"), many, message);
-        }
-    } else {
+}
+
+fn validate_completion(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    let mode = text(spec, "/completionMode");
+    if !mode.is_empty() {
+        errors.one_of(&path.child("completionMode"), mode, &["NonIndexed", "Indexed"]);
+    }
+    if mode == "Indexed" {
+        validate_indexed(spec, path, errors);
+    } else if matches!(mode, "" | "NonIndexed") {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
-            if let Some(value) = job["spec"][field].as_i64() {
+            if let Some(value) = spec[field].as_i64() {
                 let message = "requires indexed completion mode";
                 errors.invalid(path.child(field), value, message);
             }
         }
+    }
+}
+
+fn validate_indexed(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    let number = |field: &str| spec[field].as_i64();
+    let completions = number("completions");
+    if completions.is_none() {
+        errors.required(path.child("completions"), "when completion mode is Indexed");
+    }
+    let mut at_most = |field: &str, most: i64, condition: &str| {
+        if let Some(many) = number(field).filter(|many| *many > most) {
+            errors.invalid(
+                path.child(field),
+                many,
+                format!("must be less than or equal to {most}{condition}"),
+            );
+        }
+    };
+    at_most("parallelism", MANY, " when completion mode is Indexed");
+    at_most("maxFailedIndexes", MANY, "");
+    let many = completions.is_some_and(|c| c > MANY) && has(spec, "/backoffLimitPerIndex");
+    if many {
+        let condition = format!(" when completions are above {MANY} and used with backoff limit per index");
+        at_most("parallelism", FEWER, &condition);
+        at_most("maxFailedIndexes", FEWER, &condition);
+        if number("maxFailedIndexes").is_none() {
+            let message = format!("must be specified when completions is above {MANY}");
+            errors.required(path.child("maxFailedIndexes"), &message);
+        }
+    }
+    if let (Some(completions), Some(failed)) = (completions, number("maxFailedIndexes"))
+        && failed > completions
+    {
+        errors.invalid(path.child("maxFailedIndexes"), failed, "must be less than or equal to completions");
+    }
+}
+
+/// The pods of an indexed Job have its name and their index for a host name.
+fn validate_pod_names(job: &Value, errors: &mut FieldErrors) {
+    let completions = int(job, "/spec/completions").unwrap_or_default();
+    if text(job, "/spec/completionMode") != "Indexed" || completions <= 0 {
+        return;
+    }
+    let name = text(job, "/metadata/name");
+    let longest = format!("{name}-{}", completions - 1);
+    // An object that exists is never refused for its name.
+    if !has(job, "/metadata/resourceVersion") && !name::dns_label(&longest).is_empty() {
+        let message = format!("will not able to create pod with invalid DNS label: {longest}");
+        errors.invalid("metadata.name", name, message);
     }
 }
 
@@ -112,64 +179,6 @@ fn validate_generated(job: &Value, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-fn validate_policies(job: &Value, path: &Path, errors: &mut FieldErrors) {
-    let replacement = text(job, "/spec/podReplacementPolicy");
-    let at = path.child("podReplacementPolicy");
-    let has_failure_policy = has(job, "/spec/podFailurePolicy");
-    if !replacement.is_empty() {
-        if has_failure_policy {
-            errors.one_of(&at, replacement, &["Failed"]);
-        } else {
-            errors.one_of(&at, replacement, &["Failed", "TerminatingOrFailed"]);
-        }
-    }
-    if has_failure_policy {
-        let at = path.child("podFailurePolicy");
-        if text(job, "/spec/template/spec/restartPolicy") != "Never" {
-            let shown = text(job, "/spec/template/spec/restartPolicy");
-            let message = "only \"Never\" is supported when podFailurePolicy is specified";
-            errors.invalid(path.child("template.spec.restartPolicy"), shown, message);
-        }
-        let rules = list(job, "/spec/podFailurePolicy/rules");
-        if rules.len() > 20 {
-            errors.push(crate::FieldError::too_many(at.child("rules"), rules.len(), 20));
-        }
-        for (index, rule) in rules.iter().enumerate() {
-            validate_failure_rule(rule, &at.child("rules").index(index), errors);
-        }
-    }
-}
-
-fn validate_failure_rule(rule: &Value, path: &Path, errors: &mut FieldErrors) {
-    let actions = ["Count", "FailIndex", "FailJob", "Ignore"];
-    errors.required_one_of(&path.child("action"), text(rule, "/action"), &actions);
-    let by_code = has(rule, "/onExitCodes");
-    let by_condition = len(rule, "/onPodConditions") > 0;
-    match (by_code, by_condition) {
-        (true, true) => {
-            let message = "specifying both OnExitCodes and OnPodConditions is not supported";
-            errors.invalid(path, Value::Null, message);
-        }
-        (false, false) => {
-            let message = "specifying one of OnExitCodes and OnPodConditions is required";
-            errors.invalid(path, Value::Null, message);
-        }
-        _ => {}
-    }
-    if by_code {
-        let path = path.child("onExitCodes");
-        let operator = text(rule, "/onExitCodes/operator");
-        errors.required_one_of(&path.child("operator"), operator, &["In", "NotIn"]);
-        let codes = list(rule, "/onExitCodes/values");
-        if codes.is_empty() {
-            errors.invalid(path.child("values"), json!(codes), "at least one value is required");
-        }
-        if operator == "In" && codes.contains(&json!(0)) {
-            errors.invalid(path.child("values"), 0, "must not be 0 for the In operator");
-        }
-    }
-}
-
 /// All that is wrong with a change: what its pods are, and which are its own, is fixed.
 pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec");
@@ -190,8 +199,13 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors
             && of(new, "completions").is_some()
             && of(new, "completions") == of(new, "parallelism");
         let at = path.child("completions");
-        if !elastic {
-            errors.immutable(&at, of(new, "completions").as_ref(), of(old, "completions").as_ref());
+        let indexed = text(old, "/spec/completionMode") == "Indexed";
+        match of(new, "completions") {
+            _ if elastic => {}
+            Some(count) if indexed => {
+                errors.invalid(&at, count, "can only be modified in tandem with spec.parallelism");
+            }
+            count => errors.immutable(&at, count.as_ref(), of(old, "completions").as_ref()),
         }
     }
     let mut template = new["spec"]["template"].clone();
