@@ -1,10 +1,11 @@
-//! Job: its pods outlive it unless the client says otherwise, a promise of batch/v1 that is kept.
+//! Job and ReplicationController: their pods outlive them unless the client says otherwise, a promise of batch/v1 and core/v1
+//! that is kept.
 
 use crate::{registry::Hooks, request::options::Propagation};
 
-pub(super) struct Jobs;
+pub(super) struct Orphaning;
 
-impl Hooks for Jobs {
+impl Hooks for Orphaning {
     fn propagation(&self) -> Propagation {
         Propagation::Orphan
     }

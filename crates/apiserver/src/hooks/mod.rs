@@ -11,6 +11,7 @@ mod leases;
 mod namespaces;
 mod nodes;
 mod pods;
+mod returned;
 mod roles;
 pub(crate) mod service_account_admission;
 mod service_accounts;
@@ -59,7 +60,9 @@ impl Builder<'_> {
             ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
                 Arc::new(roles::Bindings { kind: kind.clone(), authorization: self.authorization.clone() })
             }
-            ("batch", "jobs") => Arc::new(jobs::Jobs),
+            ("batch", "jobs") | ("", "replicationcontrollers") => Arc::new(jobs::Orphaning),
+            ("", "persistentvolumes" | "persistentvolumeclaims" | "podtemplates" | "resourcequotas")
+            | ("storage.k8s.io", _) => Arc::new(returned::Returned),
             _ => Arc::new(Plain),
         }
     }
