@@ -3,6 +3,7 @@
 use crate::{
     ApiServer,
     admission::subresource,
+    hooks::bindings,
     identity::reviews,
     pipeline::Admitted,
     registry::{
@@ -48,15 +49,24 @@ impl ApiServer {
         if let Some(review) = reviews::find(&target) {
             return self.review(review, &request, &target);
         }
+        let (verb, headers) = (request.info.verb, &request.parts.headers);
+        let target = bindings::of_collection(&target, verb, headers, &request.body)?.unwrap_or(target);
         let resource = self.registry.resource(&target)?.clone();
         match target.subresource.as_str() {
             "" => self.object(&resource, &target, request).await,
-            "status" if resource.kind.has_status => self.status(&resource, &target, request).await,
+            "status" if resource.kind.has_status => {
+                self.part(&resource, &target, Part::Status, request).await
+            }
             "scale" if resource.kind.scale.is_some() => self.scale(&resource, &target, request).await,
             name => {
+                if let Some(part) = resource.part(name) {
+                    return self.part(&resource, &target, Part::Other(part.name), request).await;
+                }
                 let found = resource.hooks.subresources().iter().find(|s| s.name == name);
                 let found = found.ok_or_else(Status::no_such_resource)?;
-                if !found.verbs.contains(&request.info.verb.name()) {
+                // A proxied request may have any method, also one that is no verb of the API (OPTIONS).
+                let any = found.name == "proxy" && request.info.verb == Verb::Other;
+                if !any && !found.verbs.contains(&request.info.verb.name()) {
                     return Err(not_allowed());
                 }
                 let mut request = SubresourceRequest {
@@ -154,10 +164,12 @@ impl ApiServer {
         }
     }
 
-    async fn status(
+    /// A part of an object that is read and written in the form of the whole.
+    async fn part(
         self: &Arc<Self>,
         resource: &Arc<Resource>,
         target: &Target,
+        part: Part,
         request: Admitted,
     ) -> Result<Response, Status> {
         let at = (target.namespace.as_str(), target.name.as_str());
@@ -170,10 +182,10 @@ impl ApiServer {
                 let view = self.view(resource, headers, query)?;
                 let cx = self.write_context(&request, query)?;
                 let body = schema::read(headers, &request.body)?;
-                let written = self.registry.update(resource, Part::Status, at, body, &cx).await?;
+                let written = self.registry.update(resource, part, at, body, &cx).await?;
                 Ok(view.written(written))
             }
-            Verb::Patch => self.patch(resource, Part::Status, at, &request).await,
+            Verb::Patch => self.patch(resource, part, at, &request).await,
             _ => Err(not_allowed()),
         }
     }

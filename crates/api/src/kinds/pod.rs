@@ -85,6 +85,10 @@ impl Rules for Pod {
         let spec = object.get("spec").unwrap_or(&Value::Null);
         if let Some(spec) = decode_spec(spec, &path, &mut errors) {
             validate_spec(&spec, &path, &mut errors);
+            let made = crate::object::has(object, "/metadata/resourceVersion");
+            if !made && spec.ephemeral_containers.is_some_and(|containers| !containers.is_empty()) {
+                errors.forbidden(path.child("ephemeralContainers"), "cannot be set on create");
+            }
         }
         errors.into_vec()
     }

@@ -2,6 +2,7 @@
 
 use super::{
     env::{validate_env, validate_env_from},
+    ephemeral,
     probes::{Purpose, validate_lifecycle, validate_probe},
     resources::validate_container_resources,
     security,
@@ -37,6 +38,7 @@ pub fn validate_containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path
         validate_host_ports(container, host_network, None, &path, errors);
         validate_init(container, &path, errors);
     }
+    ephemeral::validate(spec, volumes, path, errors);
 }
 
 fn validate_name<'a>(
@@ -89,7 +91,7 @@ fn validate_running(container: &Container, path: &Path, errors: &mut FieldErrors
     }
 }
 
-fn validate_container(
+pub(super) fn validate_container(
     container: &Container,
     volumes: &BTreeSet<&str>,
     path: &Path,

@@ -4,6 +4,7 @@
 mod aggregated;
 
 use crate::{
+    hooks::bindings,
     identity::reviews,
     registry::Resource,
     request::negotiate::{accept, ranges},
@@ -47,8 +48,12 @@ pub(crate) struct Discovery {
 
 impl Discovery {
     pub(crate) fn new(resources: &[Arc<Resource>]) -> Self {
-        let described: Vec<Described> =
-            resources.iter().flat_map(|r| describe(r)).chain(reviews::described()).collect();
+        let described: Vec<Described> = resources
+            .iter()
+            .flat_map(|r| describe(r))
+            .chain([bindings::described()])
+            .chain(reviews::described())
+            .collect();
         let mut groups: Vec<(String, String)> = Vec::new();
         for d in &described {
             let group = (d.group.clone(), d.version.clone());
@@ -172,6 +177,7 @@ fn describe(resource: &Resource) -> Vec<Described> {
         scale.kind = ("autoscaling".into(), "v1".into(), "Scale".into());
         all.push(scale);
     }
+    all.extend(resource.hooks.parts().iter().map(|p| part(p.name, PART_VERBS.to_vec())));
     for subresource in resource.hooks.subresources() {
         let mut described = part(subresource.name, subresource.verbs.to_vec());
         let (group, version, kind) = subresource.kind;

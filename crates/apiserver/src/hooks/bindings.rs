@@ -1,15 +1,60 @@
-//! `pods/NAME/binding`: the scheduler's word, said once.
+//! `pods/NAME/binding`: the scheduler's word, said once. It may also be posted to `bindings`, where its own name says which
+//! pod is meant.
 
 use crate::{
+    discovery::Described,
     registry::{Part, SubresourceRequest, WriteContext, metadata, schema, update::Change},
-    request::WriteOptions,
+    request::{Target, Verb, WriteOptions},
     response::{self, Response},
 };
+use bytes::Bytes;
+use http::HeaderMap;
 use orlop_api::{
     FieldError, Status,
     object::{list, map, text},
 };
 use serde_json::{Value, json};
+
+const COLLECTION: &str = "bindings";
+
+/// What discovery says of `bindings`.
+pub(crate) fn described() -> Described {
+    Described {
+        group: String::new(),
+        version: "v1".into(),
+        name: COLLECTION.into(),
+        singular: "binding".into(),
+        namespaced: true,
+        kind: (String::new(), "v1".into(), "Binding".into()),
+        verbs: vec!["create"],
+        short_names: Vec::new(),
+        categories: Vec::new(),
+    }
+}
+
+/// Where a binding that is posted to `bindings` belongs: at the pod of its name.
+pub(crate) fn of_collection(
+    target: &Target,
+    verb: Verb,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Option<Target>, Status> {
+    if (target.group.as_str(), target.version.as_str(), target.resource.as_str()) != ("", "v1", COLLECTION) {
+        return Ok(None);
+    }
+    if verb != Verb::Create || !target.name.is_empty() || target.namespace.is_empty() {
+        return Err(Status::method_not_allowed(
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    let binding = schema::read(headers, body)?.value;
+    let name = metadata::text(&binding, "name").to_string();
+    if name.is_empty() {
+        return Err(Status::bad_request("name is required"));
+    }
+    let subresource = "binding".into();
+    Ok(Some(Target { resource: "pods".into(), name, subresource, ..target.clone() }))
+}
 
 /// Binds a pod to the node that the body names.
 pub(super) async fn bind(request: &SubresourceRequest) -> Result<Response, Status> {

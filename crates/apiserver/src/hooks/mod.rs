@@ -1,7 +1,7 @@
 //! What kinds add to the generic registry on the server's side, one file a kind.
 
 pub(crate) mod allocations;
-mod bindings;
+pub(crate) mod bindings;
 mod certificates;
 pub(crate) mod defaults;
 pub(crate) mod events;

@@ -5,12 +5,15 @@ use super::{
     service_account_admission::{self as account, DEFAULT},
 };
 use crate::{
-    registry::{Hooks, Registry, Subresource, SubresourceRequest, metadata},
+    registry::{Hooks, ObjectPart, Registry, Subresource, SubresourceRequest, metadata},
     response::Response,
     streaming::{self, Nodes},
 };
 use async_trait::async_trait;
-use orlop_api::Status;
+use orlop_api::{
+    Status,
+    pod_spec::{ephemeral, resize},
+};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
@@ -30,6 +33,19 @@ const SUBRESOURCES: &[Subresource] = &[
     Subresource { name: "exec", kind: ("", "v1", "PodExecOptions"), verbs: STREAM_VERBS },
     Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
     Subresource { name: "portforward", kind: ("", "v1", "PodPortForwardOptions"), verbs: STREAM_VERBS },
+    Subresource { name: "proxy", kind: ("", "v1", "PodProxyOptions"), verbs: PROXY_VERBS },
+];
+
+/// What a proxied request may do.
+pub(super) const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
+const PARTS: &[ObjectPart] = &[
+    ObjectPart {
+        name: "ephemeralcontainers",
+        keep: ephemeral::keep_ephemeral_containers,
+        validate: ephemeral::validate_change,
+    },
+    ObjectPart { name: "resize", keep: resize::keep_resources, validate: resize::validate_change },
 ];
 
 #[async_trait]
@@ -63,6 +79,10 @@ impl Hooks for Pods {
         true
     }
 
+    fn parts(&self) -> &'static [ObjectPart] {
+        PARTS
+    }
+
     fn subresources(&self) -> &'static [Subresource] {
         SUBRESOURCES
     }
@@ -73,6 +93,7 @@ impl Hooks for Pods {
             "eviction" => evictions::evict(&request).await,
             "log" => streaming::pods::log(&self.nodes, request).await,
             "exec" | "attach" | "portforward" => streaming::pods::connect(&self.nodes, request).await,
+            "proxy" => streaming::proxy::serve(request).await,
             _ => Err(Status::no_such_resource()),
         }
     }

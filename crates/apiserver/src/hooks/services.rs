@@ -2,7 +2,12 @@
 //! the Service; what a Service holds is read off the Service alone.
 
 use super::Allocations;
-use crate::registry::{Cx, Hooks, Plan, metadata};
+use crate::{
+    registry::{Cx, Hooks, Plan, Subresource, SubresourceRequest, metadata},
+    response::Response,
+    streaming,
+};
+use async_trait::async_trait;
 use bytes::Bytes;
 use orlop_api::{
     FieldError, Kind, Status, kinds,
@@ -192,7 +197,20 @@ impl Services {
     }
 }
 
+#[async_trait]
 impl Hooks for Services {
+    fn subresources(&self) -> &'static [Subresource] {
+        &[Subresource {
+            name: "proxy",
+            kind: ("", "v1", "ServiceProxyOptions"),
+            verbs: super::pods::PROXY_VERBS,
+        }]
+    }
+
+    async fn serve(&self, request: SubresourceRequest) -> Result<Response, Status> {
+        streaming::proxy::serve(request).await
+    }
+
     fn create(&self, _cx: &Cx<'_>, object: &mut Value, plan: &mut Plan) -> Result<(), Status> {
         let nothing = BTreeMap::new();
         let asked = held(object);

@@ -39,14 +39,30 @@ enum Step {
     Remove,
 }
 
+/// What is written beside a delete, in its transaction: gets the object as it is, adds to the plan, and returns the object as
+/// it should be marked, or refuses. Asked anew whenever somebody else was faster.
+pub(crate) type Beside<'a> = &'a (dyn Fn(&Value, &mut Plan) -> Result<Value, Status> + Sync);
+
 impl Registry {
     /// Deletes an object.
     pub(crate) async fn delete(
         &self,
         resource: &Resource,
+        at: (&str, &str),
+        options: &DeleteOptions,
+        who: &Identity,
+    ) -> Result<Deleted, Status> {
+        self.delete_beside(resource, at, options, who, &|old, _| Ok(old.clone())).await
+    }
+
+    /// Deletes an object, and writes something else with it or not at all.
+    pub(crate) async fn delete_beside(
+        &self,
+        resource: &Resource,
         (namespace, name): (&str, &str),
         options: &DeleteOptions,
         who: &Identity,
+        beside: Beside<'_>,
     ) -> Result<Deleted, Status> {
         let prefix = &resource.cache.body_prefix;
         let key = resource.cache.key(namespace, name);
@@ -80,7 +96,8 @@ impl Registry {
                 self.admission.delete(&request).await?;
             }
             let mut plan = Plan::default();
-            match step(resource, &old, options, now) {
+            let marked = beside(&old, &mut plan)?;
+            match step(resource, &old, marked, options, now) {
                 Step::Nothing => return Ok(Deleted::Marked(current.body())),
                 Step::Remove => {
                     if options.dry {
@@ -99,7 +116,9 @@ impl Registry {
                     if options.dry {
                         return Ok(Deleted::Marked(codec::with_revision(prefix, &stored, current.revision)));
                     }
-                    plan.txn = Txn::replace(key.as_str(), current.revision, stored.clone());
+                    let own = Txn::replace(key.as_str(), current.revision, stored.clone());
+                    plan.txn.conditions.splice(0..0, own.conditions);
+                    plan.txn.ops.splice(0..0, own.ops);
                     if let Outcome::Done(revision) = self.commit(plan).await? {
                         return Ok(Deleted::Marked(codec::with_revision(prefix, &stored, revision)));
                     }
@@ -196,8 +215,8 @@ fn finalizers(resource: &Resource, old: &Value, options: &DeleteOptions) -> Vec<
     after
 }
 
-/// Decides what a delete does now.
-fn step(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
+/// Decides what a delete does now. `new` is the object as it should be where it stays.
+fn step(resource: &Resource, old: &Value, mut new: Value, options: &DeleteOptions, now: Timestamp) -> Step {
     let deleting = metadata::is_deleting(old);
     let finalizers = finalizers(resource, old, options);
     let kept = !finalizers.is_empty() || resource.hooks.holds(old);
@@ -208,7 +227,6 @@ fn step(resource: &Resource, old: &Value, options: &DeleteOptions, now: Timestam
     if grace == 0 && !kept {
         return Step::Remove;
     }
-    let mut new = old.clone();
     let Some(meta) = metadata::of(&mut new) else { return Step::Remove };
     if finalizers.is_empty() {
         meta.remove("finalizers");

@@ -10,7 +10,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::request::Parts;
-use orlop_api::Status;
+use orlop_api::{FieldError, Status};
 use orlop_store::Txn;
 use serde_json::Value;
 use std::sync::Arc;
@@ -43,6 +43,15 @@ pub(crate) struct Subresource {
     /// Group, version and kind of what is sent.
     pub kind: (&'static str, &'static str, &'static str),
     pub verbs: &'static [&'static str],
+}
+
+/// A part of the kind's own object that is written apart from the rest, with rules of its own.
+pub(crate) struct ObjectPart {
+    pub name: &'static str,
+    /// Makes the new object the old one but for the part.
+    pub keep: fn(&mut Value, &Value),
+    /// What is wrong with the change from the old object (the second).
+    pub validate: fn(&Value, &Value) -> Vec<FieldError>,
 }
 
 /// A transaction in the making.
@@ -115,7 +124,12 @@ pub(crate) trait Hooks: Send + Sync {
         true
     }
 
-    /// Subresources besides `status` and `scale`.
+    /// Parts of the object that are subresources like `status`.
+    fn parts(&self) -> &'static [ObjectPart] {
+        &[]
+    }
+
+    /// Subresources besides `status`, `scale` and [`Hooks::parts`].
     fn subresources(&self) -> &'static [Subresource] {
         &[]
     }

@@ -16,7 +16,7 @@ pub(crate) mod table;
 pub(crate) mod update;
 pub(crate) mod watch;
 
-pub(crate) use hooks::{Cx, Hooks, Plan, Subresource, SubresourceRequest};
+pub(crate) use hooks::{Cx, Hooks, ObjectPart, Plan, Subresource, SubresourceRequest};
 
 use crate::{
     Identity, admission,
@@ -61,6 +61,11 @@ impl Resource {
         })
     }
 
+    /// The part of its objects with that name.
+    pub(crate) fn part(&self, name: &str) -> Option<&'static ObjectPart> {
+        self.hooks.parts().iter().find(|part| part.name == name)
+    }
+
     /// An object, or 404.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.get(&self.cache.key(namespace, name)).ok_or_else(|| Status::not_found(&self.kind, name))
@@ -93,7 +98,8 @@ pub(crate) enum Part {
     Whole,
     /// The status.
     Status,
-    /// What another subresource writes; rules and managed fields treat it like the whole.
+    /// What another subresource writes; rules and managed fields treat it like the whole, unless it is one of the kind's
+    /// [`Hooks::parts`].
     Other(&'static str),
     /// What a subresource of the server writes that may change what no client may: the rules about changes do not apply.
     System(&'static str),

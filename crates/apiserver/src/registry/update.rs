@@ -195,6 +195,12 @@ impl Registry {
         if part == Part::Status {
             kind.rules.prepare_status(&mut new, old);
             errors.extend(kind.rules.validate_status(&new, old));
+        } else if let Part::Other(name) = part
+            && let Some(part) = resource.part(name)
+        {
+            (part.keep)(&mut new, old);
+            errors.extend(kind.rules.validate(&new));
+            errors.extend((part.validate)(&new, old));
         } else if by_client {
             kind.rules.prepare_update(&mut new, old);
             errors.extend(kind.rules.validate(&new));

@@ -3,6 +3,7 @@
 
 mod node;
 pub(crate) mod pods;
+pub(crate) mod proxy;
 mod upgrade;
 
 pub(crate) use node::Nodes;

@@ -128,7 +128,7 @@ pub(crate) async fn log(nodes: &Nodes, request: SubresourceRequest) -> Result<Re
 }
 
 /// An answer of a node, passed on as it comes.
-fn pass(answer: http::Response<hyper::body::Incoming>) -> Response {
+pub(super) fn pass(answer: http::Response<hyper::body::Incoming>) -> Response {
     let (parts, body) = answer.into_parts();
     let stream = body.into_data_stream().map(|chunk| chunk.map_err(Into::into));
     let mut response = Response::new(Body::stream(stream));

@@ -7,6 +7,7 @@ mod certificates;
 mod discovery;
 mod nodes;
 mod objects;
+mod pod_parts;
 mod pods;
 mod protobuf;
 mod rbac;
