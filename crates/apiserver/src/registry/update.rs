@@ -219,7 +219,9 @@ impl Registry {
         if !judged {
             self.admission.validate(&request, Some(&new)).await?;
         }
+        // What the server itself writes (a binding) is nobody's new wish.
         if kind.has_generation
+            && by_client
             && desired_differs(&new, old)
             && let Some(meta) = metadata::of(&mut new)
         {
