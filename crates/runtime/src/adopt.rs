@@ -7,6 +7,7 @@ use crate::{
     container::Container,
     image::snapshot::unmount_all,
     layout::{CONTAINER_RECORD, Layout, SANDBOX_RECORD, read_record},
+    migration::Migrations,
     records::{ContainerRecord, SandboxPhase, SandboxRecord},
     runtime::{Inner, Runtime, RuntimeConfig, blocking},
     sandbox::Sandbox,
@@ -32,9 +33,11 @@ impl Runtime {
     pub async fn open(config: RuntimeConfig) -> Result<Self, Error> {
         let layout = Layout::new(config.root.clone());
         layout.create()?;
+        let cgroups = Cgroups::detect().map_err(|e| Error::io("looking for cgroups", e))?;
         let inner = Inner {
             _lock: take_lock(&config.root).await?,
-            cgroups: Cgroups::detect().map_err(|e| Error::io("looking for cgroups", e))?,
+            migrations: Migrations::new(cgroups.clone()),
+            cgroups,
             bounding_set: bounding_set()?,
             sandboxes: Mutex::new(BTreeMap::new()),
             containers: Mutex::new(BTreeMap::new()),

@@ -90,6 +90,23 @@ impl Cgroups {
         found
     }
 
+    /// The file that takes processes into the group that this process is in.
+    pub fn own_procs(&self) -> Option<PathBuf> {
+        self.procs_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?).filter(|file| file.exists())
+    }
+
+    /// The same, from the text of `/proc/PID/cgroup` (cgroups(7)).
+    fn procs_of(&self, text: &str) -> Option<PathBuf> {
+        text.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            let mount = match controllers {
+                "" => self.unified.as_ref(),
+                some => some.split(',').find_map(|name| self.controllers.get(name)),
+            };
+            Some(below(mount?, Path::new(path)).join(PROCS))
+        })
+    }
+
     /// Whether all controllers are in the unified hierarchy (v2).
     pub fn is_unified(&self) -> bool {
         self.unified.is_some()
@@ -428,7 +445,7 @@ fn below(mount: &Path, path: &Path) -> PathBuf {
 }
 
 /// cgroup files take one write; they must not be created or truncated.
-fn write(path: &Path, value: &str) -> io::Result<()> {
+pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {
     use std::io::Write;
     std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }

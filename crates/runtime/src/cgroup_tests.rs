@@ -26,6 +26,16 @@ fn a_machine_with_only_the_unified_hierarchy_is_v2() {
     assert_eq!(found.unified_folder(Path::new("/orlop/a")), Some("/sys/fs/cgroup/orlop/a".into()));
 }
 
+#[test]
+fn the_group_of_a_process_is_found_in_either_version() {
+    let v1 = Cgroups::from_mountinfo(HYBRID);
+    let text = "9:name=systemd:/init\n4:memory:/a/b\n1:cpu,cpuacct:/c\n0::/d\n";
+    assert_eq!(v1.procs_of(text), Some("/sys/fs/cgroup/memory/a/b/cgroup.procs".into()));
+    let v2 = Cgroups::from_mountinfo("25 24 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    assert_eq!(v2.procs_of("0::/\n"), Some("/sys/fs/cgroup/cgroup.procs".into()));
+    assert_eq!(v2.procs_of("nonsense"), None);
+}
+
 fn full() -> Resources {
     Resources {
         cpu_quota: 50_000,

@@ -36,6 +36,7 @@ impl Runtime {
     }
 
     pub(crate) async fn launch_container(&self, container: &Arc<Container>) -> Result<(), Error> {
+        let _start = self.inner.migrations.begin();
         let _gate = container.gate.lock().await;
         // An earlier agent may have started it and died before it heard of that.
         let told = container.clone();

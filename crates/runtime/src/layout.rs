@@ -25,6 +25,8 @@ pub const SHM: &str = "shm";
 pub const CONTAINER_RECORD: &str = "container.json";
 /// File of a container's folder: the OCI runtime spec, in the place where an OCI bundle has it.
 pub const BUNDLE_CONFIG: &str = "config.json";
+/// File of a container's folder: the whole spec, where the bundle has only the part that is left to libcontainer.
+pub const WHOLE_SPEC: &str = "spec.json";
 /// File of a container's folder: written by the shim when the process runs.
 pub const STARTED_RECORD: &str = "started.json";
 /// File of a container's folder: written by the shim when the process has ended, before anybody is told.
@@ -87,6 +89,11 @@ impl Layout {
         mount(Some(&path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(step)?;
         mount(None::<&str>, &path, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>).map_err(step)
     }
+}
+
+/// Where compiled system-call filters are kept, seen from a container's folder.
+pub fn filters(container: &Path) -> PathBuf {
+    container.join("../../filters")
 }
 
 /// Whether a name can be a folder of ours: one path segment, no control characters, not hidden.

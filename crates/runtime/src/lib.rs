@@ -12,6 +12,7 @@ mod device_filter;
 pub mod image;
 pub mod layout;
 pub mod log_writer;
+mod migration;
 pub mod oci_spec;
 pub mod protocol;
 pub mod records;

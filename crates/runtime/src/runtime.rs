@@ -8,6 +8,7 @@ use crate::{
     container::Container,
     image::{ImageConfig, ImageStore, RootfsMount},
     layout::{Layout, valid_id},
+    migration::Migrations,
     protocol::{LogLimits, Reply, Request},
     sandbox::Sandbox,
     session,
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) config: RuntimeConfig,
     pub(crate) layout: Layout,
     pub(crate) cgroups: Cgroups,
+    pub(crate) migrations: Migrations,
     /// Capabilities that containers can get: our own bounding set.
     pub(crate) bounding_set: u64,
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,

@@ -64,6 +64,7 @@ impl Runtime {
     }
 
     async fn raise_sandbox(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+        let _start = self.inner.migrations.begin();
         let (inner, made) = (self.inner.clone(), sandbox.clone());
         blocking(move || {
             let record = made.record();

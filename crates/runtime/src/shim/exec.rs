@@ -5,13 +5,14 @@
 
 use super::{
     console,
+    filter::Filter,
     helper::{Report, Reporter},
     launch::{Streams, set_oom_score},
     program,
 };
 use crate::{
     cgroup::Cgroups,
-    layout::{BUNDLE_CONFIG, read_record},
+    layout::{BUNDLE_CONFIG, WHOLE_SPEC, filters, read_record},
     protocol::ErrorKind,
 };
 use libcontainer::{
@@ -58,9 +59,20 @@ fn try_exec(
     streams: Streams,
     reporter: Reporter,
 ) -> Result<(), String> {
-    let spec: Spec = read_record(&target.folder.join(BUNDLE_CONFIG))
-        .map_err(at("reading the container's spec"))?
-        .ok_or("the container's spec is gone")?;
+    let read = |name| read_record(&target.folder.join(name)).map_err(at("reading the container's spec"));
+    let spec: Option<Spec> = read(WHOLE_SPEC)?;
+    let spec = match spec {
+        Some(whole) => whole,
+        None => read(BUNDLE_CONFIG)?.ok_or("the container's spec is gone")?,
+    };
+    // Where compiled filters are is out of reach from inside.
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = match profile {
+        Some(profile) => {
+            Filter::of(profile, &filters(target.folder)).map_err(at("compiling the seccomp filter"))?
+        }
+        None => None,
+    };
     let process = spec.process().as_ref().ok_or("the container's spec has no process")?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(at("opening /dev/null"))?;
     let cgroups = Cgroups::detect().map_err(at("looking for cgroups"))?;
@@ -101,11 +113,16 @@ fn try_exec(
         }
         ForkResult::Child => {
             let slave = terminal.map(|(_, slave)| slave);
-            let why =
-                match become_process(&spec, process, &command, Stdio { slave, streams, null: null.into() }) {
-                    Ok(never) => match never {},
-                    Err(why) => why,
-                };
+            let why = match become_process(
+                &spec,
+                process,
+                filter.as_ref(),
+                &command,
+                Stdio { slave, streams, null: null.into() },
+            ) {
+                Ok(never) => match never {},
+                Err(why) => why,
+            };
             reporter.fail(ErrorKind::Start, why);
             // SAFETY: ends this process at once.
             unsafe { libc::_exit(127) }
@@ -144,6 +161,7 @@ impl Stdio {
 fn become_process(
     spec: &Spec,
     process: &Process,
+    compiled: Option<&Filter>,
     command: &[String],
     stdio: Stdio,
 ) -> Result<std::convert::Infallible, String> {
@@ -156,9 +174,13 @@ fn become_process(
         return Err(format!("closing descriptors: {}", nix::Error::last()));
     }
     let late = process.no_new_privileges() == Some(true);
-    let filter = || match spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        Some(profile) => initialize_seccomp(profile).map(drop).map_err(at("loading the seccomp filter")),
-        None => Ok(()),
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = || match (compiled, profile) {
+        (Some(filter), _) => filter.load().map_err(at("loading the seccomp filter")),
+        (None, Some(profile)) => {
+            initialize_seccomp(profile).map(drop).map_err(at("loading the seccomp filter"))
+        }
+        (None, None) => Ok(()),
     };
     if late {
         nix::sys::prctl::set_no_new_privs().map_err(at("setting no_new_privs"))?;

@@ -3,23 +3,27 @@
 
 use super::{
     console,
+    filter::Filter,
     helper::{Report, Reporter},
     program,
     rootfs::Root,
 };
 use crate::{
-    layout::{BUNDLE_CONFIG, CONTAINER_RECORD, NAMESPACES, SHM, read_record, write_record},
+    layout::{
+        BUNDLE_CONFIG, CONTAINER_RECORD, NAMESPACES, SHM, WHOLE_SPEC, filters, read_record, write_record,
+    },
     oci_spec::bidirectional,
     protocol::ErrorKind,
     records::ContainerRecord,
     user::resolve,
 };
 use libcontainer::{
+    capabilities::drop_privileges,
     container::builder::ContainerBuilder,
     error::LibcontainerError,
     notify_socket::{NOTIFY_FILE, NotifySocket},
-    oci_spec::runtime::Spec,
-    syscall::syscall::SyscallType,
+    oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec},
+    syscall::syscall::{SyscallType, create_syscall},
     workload::{Executor, ExecutorError, ExecutorValidationError},
 };
 use nix::{
@@ -80,6 +84,7 @@ fn try_launch(folder: &Path, streams: Streams, reporter: Reporter) -> Result<(),
     }
     record.rootfs.mount().map_err(other)?;
     settle(&record, &mut spec)?;
+    let confinement = Confinement::take(&mut spec, folder)?;
     write_record(&folder.join(BUNDLE_CONFIG), &spec).map_err(other)?;
     let warnings = set_oom_score(record.spec.resources.oom_score_adj.unwrap_or(0));
 
@@ -94,7 +99,7 @@ fn try_launch(folder: &Path, streams: Streams, reporter: Reporter) -> Result<(),
     let mut builder = ContainerBuilder::new(record.spec.id.clone(), SyscallType::default())
         .with_root_path(&state)
         .map_err(create_failure)?
-        .with_executor(Launch { reporter })
+        .with_executor(Launch { reporter, confinement })
         .with_console_socket(console.as_ref().map(console::Listener::path));
     builder.stdin = streams.stdin;
     builder.stdout = streams.stdout;
@@ -110,6 +115,49 @@ fn try_launch(folder: &Path, streams: Streams, reporter: Reporter) -> Result<(),
     NotifySocket::new(container.root.join(NOTIFY_FILE))
         .notify_container_start()
         .map_err(|e| (ErrorKind::Other, text(&e)))
+}
+
+/// What is taken out of libcontainer's hands: it would compile the filter anew for each container. The filter has to be loaded
+/// before capabilities are dropped, so these come along.
+#[derive(Clone)]
+struct Confinement {
+    filter: Filter,
+    capabilities: Option<LinuxCapabilities>,
+    no_new_privileges: bool,
+}
+
+impl Confinement {
+    /// Takes it out of the spec, which is left whole for those who join the container later.
+    fn take(spec: &mut serde_json::Value, folder: &Path) -> Result<Option<Self>, Failure> {
+        let failed = |e: serde_json::Error| (ErrorKind::Start, format!("reading the container's spec: {e}"));
+        let profile = &spec["linux"]["seccomp"];
+        if profile.is_null() {
+            return Ok(None);
+        }
+        let profile: LinuxSeccomp = serde_json::from_value(profile.clone()).map_err(failed)?;
+        let filter = Filter::of(&profile, &filters(folder))
+            .map_err(|e| (ErrorKind::Start, format!("compiling the seccomp filter: {e}")))?;
+        let Some(filter) = filter else { return Ok(None) };
+        write_record(&folder.join(WHOLE_SPEC), spec).map_err(|e| (ErrorKind::Other, text(&e)))?;
+        spec["linux"]["seccomp"].take();
+        let capabilities = serde_json::from_value(spec["process"]["capabilities"].take()).map_err(failed)?;
+        let no_new_privileges = spec["process"]["noNewPrivileges"] == true;
+        Ok(Some(Self { filter, capabilities, no_new_privileges }))
+    }
+
+    /// Confines this process. The filter needs a privilege that is dropped here, unless there are to be no new ones; in that case
+    /// it comes last, because it need not allow what dropping takes.
+    fn enter(&self) -> Result<(), String> {
+        let load = || self.filter.load().map_err(|e| format!("loading the seccomp filter: {e}"));
+        if !self.no_new_privileges {
+            load()?;
+        }
+        if let Some(set) = &self.capabilities {
+            drop_privileges(set, create_syscall().as_ref())
+                .map_err(|e| format!("dropping capabilities: {}", text(&e)))?;
+        }
+        if self.no_new_privileges { load() } else { Ok(()) }
+    }
 }
 
 /// Fills in what the root file system tells: who the user is, where home is; makes the working folder.
@@ -209,6 +257,7 @@ fn text(error: &dyn std::error::Error) -> String {
 #[derive(Clone)]
 struct Launch {
     reporter: Reporter,
+    confinement: Option<Confinement>,
 }
 
 impl Launch {
@@ -228,6 +277,9 @@ impl Executor for Launch {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let (args, env) = words(spec)
             .ok_or_else(|| ExecutorValidationError::ArgValidationError("no command specified".into()))?;
+        if let Some(confinement) = &self.confinement {
+            confinement.enter().map_err(|why| ExecutorValidationError::ArgValidationError(self.told(why)))?;
+        }
         program::find(&args[0], env)
             .map(drop)
             .map_err(|why| ExecutorValidationError::ArgValidationError(self.told(why)))

@@ -6,6 +6,7 @@ mod client;
 mod console;
 pub(crate) mod container;
 mod exec;
+mod filter;
 mod helper;
 mod launch;
 mod program;

@@ -22,10 +22,6 @@ fn at<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> String {
 /// namespace's init, if there is one.
 pub fn setup(record: &SandboxRecord) -> Result<Option<i32>, String> {
     let spec = &record.spec;
-    // Whoever stops the agent's service must not take the containers with it.
-    if let Ok(cgroups) = Cgroups::detect() {
-        cgroups.adopt_process(&record.cgroup_root.join(SHIM_CGROUP), std::process::id());
-    }
     // The last thing to be killed for memory, where that may be asked for.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
     std::fs::create_dir_all(NAMESPACES).map_err(at("making the folder for namespaces"))?;
@@ -55,6 +51,10 @@ pub fn setup(record: &SandboxRecord) -> Result<Option<i32>, String> {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("shm"), SHM, Some("tmpfs"), flags, Some("mode=1777,size=64m"))
             .map_err(at("mounting shared memory"))?;
+    }
+    // Whoever stops the agent's service must not take the containers with it.
+    if let Ok(cgroups) = Cgroups::detect() {
+        cgroups.adopt_process(&record.cgroup_root.join(SHIM_CGROUP), std::process::id());
     }
     if spec.share_pid && !spec.host_pid {
         let init = start_init()?;
