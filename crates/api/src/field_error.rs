@@ -173,6 +173,8 @@ mod tests {
     fn messages_read_as_kubernetes_writes_them() {
         let e = FieldError::invalid("metadata.name", "A_b", "must be lower case");
         assert_eq!(e.to_string(), "metadata.name: Invalid value: \"A_b\": must be lower case");
+        let e = FieldError::invalid("spec", serde_json::json!({"a": [1, true]}), "no");
+        assert_eq!(e.to_string(), "spec: Invalid value: {\"a\":[1,true]}: no");
         let e = FieldError::required("spec.containers", "");
         assert_eq!(e.to_string(), "spec.containers: Required value");
         let e = FieldError::not_supported("spec.restartPolicy", "Maybe", &["Always", "Never"]);

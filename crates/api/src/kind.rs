@@ -174,6 +174,11 @@ pub trait Rules: Send + Sync {
     /// The cells of the object's row, one for each of the kind's columns. `now` is for ages.
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
 
+    /// Conditions of the object's row (meta/v1 `TableRowCondition`): whether it is over and how.
+    fn row_conditions(&self, _object: &Value) -> Vec<Value> {
+        Vec::new()
+    }
+
     /// What deleting the object means; `grace` is what the client asked for.
     fn deletion(&self, _object: &Value, _grace: Option<i64>) -> Deletion {
         Deletion::Now

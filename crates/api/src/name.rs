@@ -30,7 +30,7 @@ const HEADER_MESSAGE: &str = "a valid HTTP header must consist of alphanumeric c
     'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
 
 fn too_long(max: usize) -> String {
-    format!("must be no more than {max} characters")
+    format!("must be no more than {max} bytes")
 }
 
 fn lower_alphanumeric(b: u8) -> bool {
@@ -204,7 +204,7 @@ pub fn port_name(value: &str) -> Vec<String> {
             errors.push(message.to_string());
         }
     };
-    wrong(value.len() > 15, "must be no more than 15 characters");
+    wrong(value.len() > 15, "must be no more than 15 bytes");
     wrong(
         !value.bytes().all(|b| lower_alphanumeric(b) || b == b'-'),
         "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",

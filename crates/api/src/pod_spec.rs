@@ -14,6 +14,7 @@ pub mod security;
 pub mod template;
 pub mod update;
 pub mod validate;
+pub(crate) mod volume_sources;
 pub mod volumes;
 
 /// Largest value of a signed 32-bit number, the type of most numbers in the API.

@@ -3,8 +3,8 @@
 use super::{base, texts};
 use crate::{
     FieldError, FieldErrors, Kind, Path, Rules, Scope, name,
-    object::{has, len, list, map, set_default, set_default_nonzero, text},
-    pod_spec::scheduling::validate_node_selector,
+    object::{has, list, map, set_default, set_default_nonzero, text},
+    pod_spec::{scheduling::validate_node_selector, volume_sources},
     print,
     quantity::{Quantity, canonicalize},
 };
@@ -269,39 +269,25 @@ fn validate_source(spec: &Value, path: &Path, errors: &mut FieldErrors) {
         errors.forbidden(path.child(extra), "may not specify more than 1 volume type");
     }
     let path = path.child(source);
-    let required: &[&str] = match *source {
-        "csi" => &["driver", "volumeHandle"],
-        "nfs" => &["server", "path"],
-        "hostPath" | "local" => &["path"],
-        "iscsi" => &["targetPortal", "iqn"],
-        "awsElasticBlockStore" | "cinder" | "portworxVolume" => &["volumeID"],
-        "gcePersistentDisk" => &["pdName"],
-        "flexVolume" => &["driver"],
-        "rbd" => &["image"],
-        "vsphereVolume" => &["volumePath"],
-        "azureFile" => &["secretName", "shareName"],
-        "azureDisk" => &["diskName", "diskURI"],
-        "glusterfs" => &["endpoints", "path"],
-        _ => &[],
-    };
-    for field in required.iter().filter(|field| text(spec, &format!("/{source}/{field}")).is_empty()) {
-        errors.required(path.child(field), "");
-    }
-    let at = text(spec, &format!("/{source}/path"));
-    if *source == "nfs" && !at.is_empty() && !at.starts_with('/') {
-        errors.invalid(path.child("path"), at, "must be an absolute path");
-    }
-    if matches!(*source, "hostPath" | "local") && at.split('/').any(|part| part == "..") {
-        errors.invalid(path.child("path"), at, "must not contain '..'");
+    let value = &spec[*source];
+    volume_sources::validate(source, value, &path, errors);
+    let at = text(value, "/path");
+    if matches!(*source, "hostPath" | "local") {
+        if at.is_empty() {
+            errors.required(path.child("path"), "");
+        }
+        if at.split('/').any(|part| part == "..") {
+            errors.invalid(path.child("path"), at, "must not contain '..'");
+        }
     }
     if *source == "csi" {
         let driver = text(spec, "/csi/driver");
         if !driver.is_empty() {
             super::csi_driver::validate_name(driver, &path.child("driver"), errors);
         }
-    }
-    if *source == "rbd" && len(spec, "/rbd/monitors") == 0 {
-        errors.required(path.child("monitors"), "");
+        if text(spec, "/csi/volumeHandle").is_empty() {
+            errors.required(path.child("volumeHandle"), "");
+        }
     }
 }
 

@@ -116,6 +116,15 @@ impl Rules for Pod {
         row::cells(object, now)
     }
 
+    fn row_conditions(&self, object: &Value) -> Vec<Value> {
+        let (reason, message) = match text(object, "/status/phase") {
+            "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+            "Failed" => ("Failed", "The pod failed."),
+            _ => return Vec::new(),
+        };
+        vec![json!({"type": "Completed", "status": "True", "reason": reason, "message": message})]
+    }
+
     fn deletion(&self, object: &Value, grace: Option<i64>) -> Deletion {
         let unscheduled = text(object, "/spec/nodeName").is_empty();
         let finished = matches!(text(object, "/status/phase"), "Succeeded" | "Failed");

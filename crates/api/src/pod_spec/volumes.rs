@@ -1,11 +1,17 @@
 //! Validation of the volumes of a pod.
 
-use super::env::{validate_resource_field_ref, validate_volume_field_ref};
-use crate::{FieldErrors, Path, name, quantity::Quantity};
+use super::{
+    env::{validate_resource_field_ref, validate_volume_field_ref},
+    volume_sources,
+};
+use crate::{
+    FieldErrors, Path, kinds::persistent_volume_claim::validate_spec as validate_claim, name,
+    quantity::Quantity,
+};
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Volume, VolumeProjection,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 const HOST_PATH_TYPES: [&str; 8] =
@@ -24,14 +30,18 @@ pub fn validate_volumes<'a>(
         if !volume.name.is_empty() && !names.insert(volume.name.as_str()) {
             errors.duplicate(path.child("name"), volume.name.as_str());
         }
-        validate_one_source(volume, &path, errors);
+        if let Ok(Value::Object(fields)) = serde_json::to_value(volume) {
+            validate_one_source(&fields, &path, errors);
+            for (source, value) in &fields {
+                volume_sources::validate(source, value, &path.child(source), errors);
+            }
+        }
         validate_source(volume, &path, errors);
     }
     names
 }
 
-fn validate_one_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
-    let Ok(Value::Object(fields)) = serde_json::to_value(volume) else { return };
+fn validate_one_source(fields: &Map<String, Value>, path: &Path, errors: &mut FieldErrors) {
     let sources: Vec<&String> = fields.keys().filter(|field| *field != "name").collect();
     if sources.is_empty() {
         errors.required(path, "must specify a volume type");
@@ -85,15 +95,20 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut FieldErrors) {
     if let Some(claim) = &volume.persistent_volume_claim {
         required(&claim.claim_name, "persistentVolumeClaim.claimName", errors);
     }
-    if let Some(nfs) = &volume.nfs {
-        required(&nfs.server, "nfs.server", errors);
-        required(&nfs.path, "nfs.path", errors);
-        if !nfs.path.is_empty() && !nfs.path.starts_with('/') {
-            errors.invalid(path.child("nfs.path"), nfs.path.as_str(), "must be an absolute path");
+    if let Some(csi) = &volume.csi {
+        if !csi.driver.is_empty() {
+            errors.messages(&path.child("csi.driver"), &csi.driver, name::dns_subdomain(&csi.driver));
+        }
+        if let Some(secret) = &csi.node_publish_secret_ref {
+            required(&secret.name, "csi.nodePublishSecretRef.name", errors);
         }
     }
-    if let Some(csi) = &volume.csi {
-        required(&csi.driver, "csi.driver", errors);
+    if let Some(ephemeral) = &volume.ephemeral {
+        let at = path.child("ephemeral.volumeClaimTemplate");
+        match ephemeral.volume_claim_template.as_ref().and_then(|t| serde_json::to_value(&t.spec).ok()) {
+            None => errors.required(&at, ""),
+            Some(spec) => validate_claim(&spec, &at.child("spec"), errors),
+        }
     }
     if let Some(image) = &volume.image {
         let policy = image.pull_policy.as_deref().unwrap_or_default();
@@ -202,7 +217,20 @@ fn validate_projection(source: &VolumeProjection, path: &Path, errors: &mut Fiel
         }
         validate_relative(&token.path, &path.child("path"), errors);
     }
-    sources += usize::from(source.cluster_trust_bundle.is_some());
+    if let Some(bundle) = &source.cluster_trust_bundle {
+        sources += 1;
+        let path = path.child("clusterTrustBundle");
+        let (by_name, by_signer) = (
+            !bundle.name.as_deref().unwrap_or_default().is_empty(),
+            !bundle.signer_name.as_deref().unwrap_or_default().is_empty(),
+        );
+        match (by_name, by_signer) {
+            (true, true) => errors.invalid(&path, "", "only one of name and signerName may be used"),
+            (false, false) => errors.required(&path, "either name or signerName must be specified"),
+            _ => {}
+        }
+        validate_relative(&bundle.path, &path.child("path"), errors);
+    }
     sources += usize::from(source.pod_certificate.is_some());
     match sources {
         0 => errors.required(path, "specify one source type"),

@@ -1,13 +1,13 @@
-//! The objects that every cluster has from its first moment: the system namespaces, and the Service through which pods
+//! The objects that every cluster has from its first moment: the system namespaces and priorities, and the Service through which pods
 //! reach the API.
 
 use crate::{
     ApiServer, Error, Identity,
     identity::MASTERS,
-    registry::{Part, Resource, WriteContext, schema::Body},
+    registry::{Part, Resource, WriteContext, metadata, schema::Body, update::Change},
     request::WriteOptions,
 };
-use orlop_api::Status;
+use orlop_api::{Status, kinds::priority_class::SYSTEM_CLASSES};
 use serde_json::{Value, json};
 use std::{net::IpAddr, sync::Arc};
 
@@ -20,6 +20,17 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(server, ("", "v1", "namespaces"), "", object, false).await?;
     }
+    for (name, value) in SYSTEM_CLASSES {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+            "description": match name {
+                "system-node-critical" => "Used for system critical pods that must not be moved from their current node.",
+                _ => "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+            },
+        });
+        ensure(server, ("scheduling.k8s.io", "v1", "priorityclasses"), "", class, false).await?;
+    }
+    service_range(server).await?;
     let advertise = server.config.advertise;
     let labels = json!({"component": "apiserver", "provider": NAME});
     let port = advertise.port();
@@ -51,6 +62,32 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     ensure(server, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice, true).await
+}
+
+/// The range of service addresses as an object, for who looks there.
+async fn service_range(server: &Arc<ApiServer>) -> Result<(), Error> {
+    let (group, version, plural) = ("networking.k8s.io", "v1", "servicecidrs");
+    let range = server.config.service_range.trunc().to_string();
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": NAME}, "spec": {"cidrs": [range]},
+    });
+    ensure(server, (group, version, plural), "", object, false).await?;
+    let Some(resource) = server.registry.find(group, version, plural).cloned() else { return Ok(()) };
+    let now = metadata::format_time(server.registry.now());
+    let ready = json!({"type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+        "message": "Kubernetes Service CIDR is ready"});
+    let written = server
+        .registry
+        .modify(&resource, Part::Status, ("", NAME), &context(), |_, old| {
+            let mut object = old.clone();
+            if orlop_api::object::condition(old, "Ready") != "True" {
+                object["status"] = json!({"conditions": [ready]});
+            }
+            Ok(Change { object, warnings: Vec::new(), managed: false })
+        })
+        .await;
+    let failed = |status: Status| Error::Default { what: format!("{plural} {NAME:?}"), why: status.message };
+    written.map(drop).map_err(failed)
 }
 
 /// How the server itself writes.

@@ -69,6 +69,11 @@ fn row(kind: &Kind, body: &[u8], shape: Shape, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"cells\":");
     // Writing JSON into memory cannot fail.
     let _ = serde_json::to_writer(&mut *out, &cells);
+    let conditions = kind.rules.row_conditions(&value);
+    if !conditions.is_empty() {
+        out.extend_from_slice(b",\"conditions\":");
+        let _ = serde_json::to_writer(&mut *out, &conditions);
+    }
     out.extend_from_slice(b",\"object\":");
     match shape.include {
         IncludeObject::None => out.extend_from_slice(b"null"),
@@ -168,5 +173,16 @@ mod tests {
         assert_eq!(value["rows"][0]["object"]["metadata"]["name"], "a");
         assert_eq!(value["metadata"]["resourceVersion"], "9");
         assert!(value["rows"][0]["object"].get("data").is_none());
+        assert!(value["rows"][0].get("conditions").is_none());
+    }
+
+    #[test]
+    fn the_row_of_a_pod_that_is_over_says_so() {
+        let kind = kinds::find("", "v1", "pods").unwrap();
+        let body = Bytes::from_static(br#"{"metadata":{"name":"a"},"status":{"phase":"Failed"}}"#);
+        let shape = Shape { form: Form::Table, include: IncludeObject::None, now: Timestamp::UNIX_EPOCH };
+        let value: Value = serde_json::from_slice(&one(&kind, &body, shape)).unwrap();
+        let want = json!([{"type": "Completed", "status": "True", "reason": "Failed", "message": "The pod failed."}]);
+        assert_eq!(value["rows"][0]["conditions"], want);
     }
 }

@@ -1,0 +1,77 @@
+"""What is done to pods apart from writing them: eviction under a budget, proxies, containers to look with, resizing."""
+
+import json
+
+from cluster import eventually, pod
+
+PDB = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"},
+       "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}}
+
+
+def web(name):
+    serve = "mkdir -p /www/sub && echo hello > /www/index.html && echo deep > /www/sub/a && exec httpd -f -p 8080 -h /www"
+    it = pod(name, "sh", "-c", serve)
+    it["metadata"]["labels"] = {"app": "web"}
+    it["spec"]["containers"][0]["ports"] = [{"containerPort": 8080}]
+    it["spec"]["terminationGracePeriodSeconds"] = 1
+    return it
+
+
+def evict(ns, name):
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": ns.name}}
+    return ns.run("create", "--raw", f"/api/v1/namespaces/{ns.name}/pods/{name}/eviction", "-f", "-", input=eviction, check=False)
+
+
+def test_an_eviction_waits_for_the_budget(ns):
+    ns.apply(web("a"), PDB)
+    ns.wait_ready("a")
+    allow = lambda n: ns.kubectl("patch", "pdb", "web", "--subresource=status", "--type=merge", "-p", json.dumps(
+        {"status": {"observedGeneration": 1, "disruptionsAllowed": n, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}}))
+    allow(0)
+    refused = evict(ns, "a")
+    assert refused.returncode != 0 and "Cannot evict pod as it would violate the pod's disruption budget" in refused.stderr
+    assert "web needs 1 healthy pods and has 1 currently" in refused.stderr or "TooManyRequests" in refused.stderr
+    allow(1)
+    assert '"status":"Success"' in evict(ns, "a").stdout.replace(" ", "")
+    assert ns.get("pdb", "web")["status"]["disruptionsAllowed"] == 0
+    eventually(lambda: "NotFound" in ns.refused("get", "pod", "a"), what="the pod is gone")
+
+
+def test_pods_and_services_are_reached_through_the_server(ns):
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+               "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}
+    ns.apply(web("a"), service)
+    ns.wait_ready("a")
+    at = f"/api/v1/namespaces/{ns.name}"
+    assert eventually(lambda: ns.cluster.raw(f"{at}/pods/a/proxy/"), what="the pod listens") == "hello\n"
+    assert ns.cluster.raw(f"{at}/pods/a:8080/proxy/sub/a") == "deep\n"
+    assert ns.cluster.raw(f"{at}/pods/http:a:8080/proxy/sub/a") == "deep\n"
+    eventually(lambda: ns.cluster.raw(f"{at}/services/web:http/proxy/") == "hello\n", what="the endpoints are there")
+    assert ns.cluster.raw(f"{at}/services/web:80/proxy/sub/a") == "deep\n"
+    assert "no endpoints available" in ns.refused("get", "--raw", f"{at}/services/web:other/proxy/")
+    assert "connection refused" in ns.refused("get", "--raw", f"{at}/pods/a:9/proxy/")
+
+
+def test_debug_adds_a_container_that_stays(ns):
+    ns.apply(pod("it", "sleep", "3600"))
+    ns.wait_ready("it")
+    name = ns.get("pod", "it")["spec"]["containers"][0]["name"]
+    ns.kubectl("debug", "it", "--image=e2e.test/busybox:1", "--container=look", f"--target={name}", "--", "true")
+    [look] = ns.get("pod", "it")["spec"]["ephemeralContainers"]
+    assert (look["name"], look["targetContainerName"]) == ("look", name)
+    wipe = json.dumps({"spec": {"ephemeralContainers": []}})
+    said = ns.refused("patch", "pod", "it", "--subresource=ephemeralcontainers", "--type=merge", "-p", wipe)
+    assert 'existing ephemeral containers "look" may not be removed' in said
+
+
+def test_a_resize_changes_requests_of_a_pod_that_waits(ns):
+    it = pod("it", "sleep", "3600")
+    it["spec"]["schedulingGates"] = [{"name": "example.com/wait"}]
+    it["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "10m"}}
+    ns.apply(it)
+    name = it["spec"]["containers"][0]["name"]
+    more = lambda requests: json.dumps({"spec": {"containers": [{"name": name, "resources": {"requests": requests}}]}})
+    ns.kubectl("patch", "pod", "it", "--subresource=resize", "-p", more({"cpu": "20m"}))
+    assert ns.get("pod", "it")["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "20m"
+    said = ns.refused("patch", "pod", "it", "--subresource=resize", "-p", more({"ephemeral-storage": "1Gi"}))
+    assert "only cpu and memory resources are mutable" in said
