@@ -100,3 +100,25 @@ def test_a_bootstrap_token_asks_for_a_node_certificate_until_it_expires(ns):
     gone = ["get", "secret", "-n", "kube-system", "bootstrap-token-e2e123"]
     eventually(lambda: ns.cluster.run(*gone, check=False).returncode != 0, timeout=15, what="the expired token gone")
     assert "Unauthorized" in ns.cluster.refused(*options, "auth", "whoami")
+
+
+def test_secrets_are_encrypted_on_disk_and_keys_can_be_changed(own_cluster):
+    own_cluster.start()
+    for name in ("first", "second"):
+        own_cluster.kubectl("create", "secret", "generic", name, "--from-literal=key=the-plain-text")
+    own_cluster.kubectl("create", "configmap", "plain", "--from-literal=key=another-plain-text")
+    plain = base64.b64encode(b"the-plain-text")
+
+    def on_disk(text):
+        return any(text in file.read_bytes() for file in (own_cluster.data / "store").rglob("*") if file.is_file())
+
+    assert on_disk(b"another-plain-text") and not on_disk(plain) and not on_disk(b"the-plain-text")
+    own_cluster.end()
+    keys = own_cluster.data / "tls" / "secrets.keys"
+    keys.write_text(base64.b64encode(bytes(range(32))).decode() + "\n" + keys.read_text())
+    own_cluster.start()
+    own_cluster.end()
+    # Everything is encrypted with the new key now: the old one can go.
+    keys.write_text(keys.read_text().splitlines()[0])
+    own_cluster.start()
+    assert own_cluster.get("secret", "first")["data"]["key"] == plain.decode()

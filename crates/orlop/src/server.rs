@@ -19,7 +19,10 @@ use orlop_runtime::{
     Runtime, RuntimeConfig,
     image::{ImageStore, StoreOptions, control},
 };
-use orlop_store::{Embedded, Options};
+use orlop_store::{
+    Embedded, Options, Store,
+    sealed::{Keys, Sealed},
+};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
@@ -251,10 +254,11 @@ async fn start_api(
         .await
         .map_err(Error::at("opening the store"))?
         .map_err(Error::at("opening the store"))?;
+    let store = sealed(Arc::new(store), plan).await?;
     let node_tls =
         orlop_pki::tls::client_config(identities.authority.certificate(), Some(&identities.node_client))
             .map_err(Error::at("preparing the way to nodes"))?;
-    let mut config = orlop_apiserver::Config::new(Arc::new(store));
+    let mut config = orlop_apiserver::Config::new(store);
     config.service_range = IpNet::V4(arguments.service_cidr.trunc());
     config.node_ports = arguments.service_node_ports.clone();
     config.advertise = SocketAddr::new(plan.node_address, arguments.https_port);
@@ -262,6 +266,18 @@ async fn start_api(
     config.issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
     config.node_tls = Some(node_tls);
     ApiServer::start(config).await.map_err(Error::at("starting the API server"))
+}
+
+/// The store, with Secrets encrypted on disk.
+async fn sealed(store: Arc<dyn Store>, plan: &Plan) -> Result<Arc<dyn Store>, Error> {
+    let make = || Keys::generate().map_err(|e| orlop_pki::Error::certificate("making a key", e));
+    let keys = orlop_pki::key_list::read_or_create(&plan.layout.tls(), "secrets.keys", make)
+        .map_err(Error::at("reading the keys of Secrets"))?;
+    let keys = Keys::new(&keys).map_err(Error::at("reading the keys of Secrets"))?;
+    let sealed = Sealed::open(store, keys, &["/registry/core/secrets/"])
+        .await
+        .map_err(Error::at("reading Secrets"))?;
+    Ok(Arc::new(sealed))
 }
 
 /// What the node stands on.

@@ -2,6 +2,7 @@
 //! It holds keys and signs; it decides nothing about what an identity may do.
 
 pub mod authority;
+pub mod key_list;
 pub mod kubeconfig;
 pub mod signing_request;
 pub mod tls;
@@ -41,7 +42,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn certificate(step: &'static str, why: impl std::fmt::Display) -> Self {
+    /// A step that failed, with the reason.
+    pub fn certificate(step: &'static str, why: impl std::fmt::Display) -> Self {
         Self::Certificate { step, why: why.to_string() }
     }
 }

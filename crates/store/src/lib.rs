@@ -7,6 +7,7 @@
 
 pub mod embedded;
 pub mod model;
+pub mod sealed;
 #[cfg(feature = "suite")]
 pub mod suite;
 mod watch_hub;
