@@ -263,7 +263,10 @@ impl ApiServer {
     }
 
     fn write_context(&self, request: &Admitted, query: &Query) -> Result<WriteContext, Status> {
-        let options = WriteOptions::parse(query, agent(&request.parts.headers))?;
+        let mut options = WriteOptions::parse(query, agent(&request.parts.headers))?;
+        if matches!(request.info.verb, Verb::Update | Verb::Patch) {
+            options.no_create = self.may_not_create(&request.who, &request.info);
+        }
         Ok(WriteContext { options, who: request.who.clone() })
     }
 

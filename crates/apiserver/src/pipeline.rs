@@ -37,6 +37,9 @@ pub(crate) struct Admitted {
 /// Subresources that stream or hand the connection over.
 const STREAMS: &[&str] = &["log", "exec", "attach", "portforward", "proxy"];
 
+/// Subresources of pods through which something is done inside them.
+const CONNECTIONS: &[&str] = &["attach", "exec", "portforward"];
+
 /// Whether a request takes as long as it takes.
 fn is_long(info: &RequestInfo) -> bool {
     info.verb == Verb::Watch
@@ -160,10 +163,36 @@ impl ApiServer {
                 Attributes { verb: &method, path: parts.uri.path(), ..Attributes::default() }
             }
         };
-        match self.authorization.decide(who, &attributes) {
-            Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(authorize::forbidden(who, &attributes, &reason)),
+        self.permit(who, &attributes)?;
+        // A WebSocket is opened by a GET, but what comes over it is no reading.
+        if attributes.verb == "get"
+            && attributes.resource == "pods"
+            && CONNECTIONS.contains(&attributes.subresource)
+        {
+            self.permit(who, &Attributes { verb: "create", ..attributes })?;
         }
+        Ok(())
+    }
+
+    fn permit(&self, who: &Identity, what: &Attributes<'_>) -> Result<(), Status> {
+        match self.authorization.decide(who, what) {
+            Decision::Allow(_) => Ok(()),
+            Decision::NoOpinion(reason) => Err(authorize::forbidden(who, what, &reason)),
+        }
+    }
+
+    /// Why an update or apply of what is not there may not create it.
+    pub(crate) fn may_not_create(&self, who: &Identity, info: &RequestInfo) -> Option<Box<Status>> {
+        let target = info.target.as_ref()?;
+        let create = Attributes {
+            verb: "create",
+            group: &target.group,
+            resource: &target.resource,
+            namespace: &target.namespace,
+            name: &target.name,
+            ..Attributes::default()
+        };
+        self.permit(who, &create).err().map(Box::new)
     }
 
     /// The identity that the client wants to act as (`Impersonate-User` and the like), if it may.

@@ -135,7 +135,8 @@ impl Hooks for Certificates {
             .modify(resource, Part::System("approval"), ("", name), &cx, |_, old| {
                 let sent = changed(old)?;
                 let mut new = old.clone();
-                new["metadata"]["resourceVersion"] = json!(metadata::text(&sent, "resourceVersion"));
+                // Whatever else it says about itself may be said with the decision.
+                new["metadata"] = sent.get("metadata").cloned().unwrap_or_else(|| json!({}));
                 if let Some(conditions) = sent.pointer("/status/conditions") {
                     new["status"]["conditions"] = conditions.clone();
                 }

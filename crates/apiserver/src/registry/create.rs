@@ -44,6 +44,9 @@ impl Registry {
         manage: bool,
     ) -> Result<Bytes, Status> {
         let kind = &resource.kind;
+        if let Some(status) = &cx.options.no_create {
+            return Err((**status).clone());
+        }
         let generated =
             metadata::text(&value, "name").is_empty() && !metadata::text(&value, "generateName").is_empty();
         resource.hooks.await_needs(self, namespace, &value).await;

@@ -204,6 +204,8 @@ pub(crate) struct WriteOptions {
     pub force: bool,
     /// Whether they are those of a patch.
     pub patch: bool,
+    /// Why an update or apply must not create what is not there: whoever makes it lacks the right.
+    pub no_create: Option<Box<Status>>,
 }
 
 impl WriteOptions {
@@ -235,6 +237,7 @@ impl WriteOptions {
             field_validation,
             force: query.flag("force"),
             patch: false,
+            no_create: None,
         })
     }
 }

@@ -67,6 +67,12 @@ async fn a_request_is_approved_and_signed_by_those_who_may() {
     assert_eq!(code, 200, "{answer}");
     assert!(answer["status"]["conditions"][0]["lastUpdateTime"].is_string(), "{answer}");
     assert_eq!(answer["spec"], made["spec"]);
+    let patch = json!({"metadata": {"annotations": {"a": "b"}}, "status": {"certificate": encoded("x"), "conditions": [
+        answer["status"]["conditions"][0], {"type": "Noted", "status": "True", "reason": "r"}]}});
+    let (code, answer) = ask(&server, "PATCH", &approval, patch).await;
+    assert_eq!((code, &answer["metadata"]["annotations"]["a"]), (200, &json!("b")), "{answer}");
+    assert_eq!(answer["status"]["conditions"][1]["type"], "Noted");
+    assert!(answer["status"]["certificate"].is_null(), "approving hands nothing out");
     let mut back = answer.clone();
     back["status"]["conditions"] = json!([]);
     assert_eq!(by(&server, &joe, "PUT", &approval, back).await.0, 422, "an approval stays");

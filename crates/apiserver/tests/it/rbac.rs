@@ -184,3 +184,62 @@ async fn reviews_answer_from_the_same_rules() {
     assert!(listed.contains(&rule(&["list"], "", "pods")), "{rules}");
     assert_eq!(rules["status"]["incomplete"], false);
 }
+
+#[tokio::test]
+async fn whoever_may_change_things_may_not_make_them_by_changing_what_is_not_there() {
+    let server = server().await;
+    let jane = Identity::new("jane", &[]);
+    let changing = json!([
+        rule(&["get", "update", "patch"], "", "configmaps"),
+        rule(&["get", "update"], "coordination.k8s.io", "leases")
+    ]);
+    made(&server, "/namespaces/default/roles", role("Role", "changing", changing)).await;
+    made(
+        &server,
+        "/namespaces/default/rolebindings",
+        binding("RoleBinding", "c", ("Role", "changing"), "jane"),
+    )
+    .await;
+    let apply = async || {
+        let uri = "/api/v1/namespaces/default/configmaps/x?fieldManager=jane";
+        let body =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}});
+        let headers = [("content-type", "application/apply-patch+yaml")];
+        let (code, _, value) = send(&server, jane.clone(), "PATCH", uri, body.to_string(), &headers).await;
+        (code, value)
+    };
+    let (code, status) = apply().await;
+    assert_eq!(code, 403, "{status}");
+    assert_eq!(
+        status["message"],
+        "configmaps \"x\" is forbidden: User \"jane\" cannot create resource \"configmaps\" in API group \"\" in the namespace \"default\""
+    );
+    let lease = json!({"kind": "Lease", "metadata": {"name": "l"}, "spec": {}});
+    let uri = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
+    assert_eq!(by(&server, &jane, "PUT", uri, lease).await.0, 403);
+
+    let creating = role("Role", "creating", json!([rule(&["create"], "", "configmaps")]));
+    made(&server, "/namespaces/default/roles", creating).await;
+    made(
+        &server,
+        "/namespaces/default/rolebindings",
+        binding("RoleBinding", "d", ("Role", "creating"), "jane"),
+    )
+    .await;
+    assert_eq!(apply().await.0, 201);
+    assert_eq!(apply().await.0, 200);
+}
+
+#[tokio::test]
+async fn reading_rights_open_no_connection_into_a_pod() {
+    let server = server().await;
+    let jane = Identity::new("jane", &[]);
+    made(&server, "/namespaces/default/roles", role("Role", "r", json!([rule(&["get"], "", "pods/exec")])))
+        .await;
+    made(&server, "/namespaces/default/rolebindings", binding("RoleBinding", "b", ("Role", "r"), "jane"))
+        .await;
+    let uri = "/api/v1/namespaces/default/pods/p/exec?command=id";
+    let (code, status) = by(&server, &jane, "GET", uri, Value::Null).await;
+    assert_eq!(code, 403);
+    assert!(status["message"].as_str().unwrap().contains("cannot create resource \"pods/exec\""), "{status}");
+}
