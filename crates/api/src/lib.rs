@@ -19,6 +19,7 @@ pub mod pod_spec;
 pub mod print;
 pub mod qos;
 pub mod quantity;
+pub mod quota;
 pub mod rbac;
 pub mod selector;
 pub mod status;

@@ -71,6 +71,7 @@ impl ApiServer {
             })
             .collect();
         let registry = Arc::new(Registry::new(config.store.clone(), caches, config.clock.clone(), resources));
+        registry.admission.ask(authorization.clone());
         let authenticator = Authenticator::new(&config, registry.clone());
         let server = Arc::new(Self {
             discovery: Discovery::new(registry.resources()),

@@ -133,6 +133,8 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
         crate::node_lifecycle::start(&cluster),
         crate::garbage::start(&cluster),
         crate::cluster_role_aggregation::start(&cluster),
+        crate::resource_quota::start(&cluster),
+        crate::storage_protection::start(&cluster),
     ]);
     let work = async {
         cluster.synced().await;

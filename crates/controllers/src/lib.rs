@@ -19,8 +19,10 @@ mod ownership;
 mod pod_control;
 mod pods;
 mod replica_set;
+mod resource_quota;
 mod service_account;
 mod signers;
+mod storage_protection;
 
 pub use cluster::{Cluster, run};
 pub use signers::{Keys, run_signers};

@@ -1,6 +1,7 @@
 //! The table of built-in kinds: one file a kind, each with its description and, where it has any, its rules.
 //! The registry, discovery, OpenAPI and printing work from this table alone.
 
+mod admission_rules;
 pub mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
@@ -22,6 +23,7 @@ mod ip_address;
 mod job;
 mod lease;
 mod limit_range;
+mod mutating_webhook_configuration;
 mod namespace;
 mod network_policy;
 mod node;
@@ -43,8 +45,12 @@ mod service_account;
 mod service_cidr;
 mod stateful_set;
 mod storage_class;
+mod validating_admission_policy;
+mod validating_admission_policy_binding;
+mod validating_webhook_configuration;
 mod volume_attachment;
 mod volume_attributes_class;
+mod webhook_configuration;
 mod workload;
 
 use crate::{Kind, NameRule, Rules, ScalePaths, Scope, kind::Text};
@@ -96,6 +102,10 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         storage_class::kind(),
         volume_attachment::kind(),
         volume_attributes_class::kind(),
+        mutating_webhook_configuration::kind(),
+        validating_webhook_configuration::kind(),
+        validating_admission_policy::kind(),
+        validating_admission_policy_binding::kind(),
     ]
     .map(Arc::new)
     .into()

@@ -1,19 +1,27 @@
 //! Admission: what a cluster's owner lets into the state, beyond what is valid. A write passes here twice: first everything
 //! that may change the object (plugins, then webhooks), then, when the object is complete and valid, everything that may only
-//! refuse it. Never writes to the store: what a rule wants written goes into the transaction of the object itself.
+//! refuse it (plugins, policies, webhooks, and at last quotas). Never writes to the store: what a rule wants written goes into
+//! the transaction of the object itself.
 
-// What webhooks and policies will read is filled in already.
-#[allow(dead_code)]
+pub(crate) mod expressions;
+mod matching;
 pub(crate) mod notes;
 mod plugins;
-#[allow(dead_code)]
+mod policies;
+pub(crate) mod quota;
 mod request;
 pub(crate) mod subresource;
+pub(crate) mod type_check;
+pub(crate) mod webhooks;
 
 pub(crate) use request::{Operation, Options, Request};
 
+use crate::identity::Authorizer;
+use expressions::Expressions;
 use orlop_api::Status;
 use serde_json::Value;
+use std::sync::{Arc, OnceLock};
+use webhooks::Phase;
 
 /// A built-in rule. What it needs to know besides the request it reads from the registry's caches, so it never waits.
 pub(crate) trait Plugin: Send + Sync {
@@ -31,28 +39,77 @@ pub(crate) trait Plugin: Send + Sync {
     }
 }
 
+/// What the changing phase did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mutated {
+    /// The object may have changed.
+    pub changed: bool,
+    /// Others than the server itself changed it: it may not even be of its type any more.
+    pub by_others: bool,
+}
+
 /// All that has a say, in order.
 pub(crate) struct Chain {
     plugins: Vec<Box<dyn Plugin>>,
+    pub expressions: Expressions,
+    pub quotas: quota::Quotas,
+    authorizer: OnceLock<Arc<dyn Authorizer>>,
 }
 
 impl Chain {
     pub(crate) fn new() -> Self {
-        Self { plugins: plugins::all() }
+        Self {
+            plugins: plugins::all(),
+            expressions: Expressions::default(),
+            quotas: quota::Quotas::default(),
+            authorizer: OnceLock::new(),
+        }
+    }
+
+    /// Says whom expressions ask what somebody may do.
+    pub(crate) fn ask(&self, authorizer: Arc<dyn Authorizer>) {
+        // The first one stays: there is one a server.
+        let _ = self.authorizer.set(authorizer);
     }
 
     fn interested<'a>(&'a self, request: &'a Request<'a>) -> impl Iterator<Item = &'a dyn Plugin> {
         self.plugins.iter().map(|p| &**p).filter(|p| p.handles(request))
     }
 
-    /// The changing phase. Tells whether the object may have changed.
-    pub(crate) async fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
-        let mut changed = false;
+    fn caller(&self) -> webhooks::Caller<'_> {
+        webhooks::Caller { expressions: &self.expressions, authorizer: self.authorizer.get() }
+    }
+
+    fn mutate_by_plugins(&self, request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
+        let mut interested = false;
         for plugin in self.interested(request) {
             plugin.mutate(request, object)?;
-            changed = true;
+            interested = true;
         }
-        Ok(changed)
+        Ok(interested)
+    }
+
+    /// The changing phase. `complete` fills in defaults before webhooks see the object.
+    pub(crate) async fn mutate(
+        &self,
+        request: &Request<'_>,
+        object: &mut Value,
+        complete: impl Fn(&mut Value) + Sync,
+    ) -> Result<Mutated, Status> {
+        let changed = self.mutate_by_plugins(request, object)?;
+        if !webhooks::exist(request, Phase::Mutating) {
+            return Ok(Mutated { changed, by_others: false });
+        }
+        complete(object);
+        let rerun = |object: &mut Value| {
+            complete(object);
+            let before = object.clone();
+            self.mutate_by_plugins(request, object)?;
+            Ok(*object != before)
+        };
+        let caller = self.caller();
+        let by_others = Box::pin(caller.mutate(request, Some(object), rerun)).await?;
+        Ok(Mutated { changed: true, by_others })
     }
 
     /// The judging phase. `object` is absent in a delete.
@@ -60,18 +117,31 @@ impl Chain {
         for plugin in self.interested(request) {
             plugin.validate(request, object)?;
         }
+        if policies::exist(request) {
+            let evaluator =
+                policies::Evaluator { expressions: &self.expressions, authorizer: self.authorizer.get() };
+            evaluator.validate(request, object)?;
+        }
+        if webhooks::exist(request, Phase::Validating) {
+            let caller = self.caller();
+            Box::pin(caller.validate(request, object)).await?;
+        }
         Ok(())
     }
 
     /// Both phases of a delete.
     pub(crate) async fn delete(&self, request: &Request<'_>) -> Result<(), Status> {
+        if webhooks::exist(request, Phase::Mutating) {
+            let caller = self.caller();
+            Box::pin(caller.mutate(request, None, |_| Ok(false))).await?;
+        }
         self.validate(request, None).await
     }
 
     /// Both phases of a request that writes no object of the registry: of a connection or a subresource of its own. Tells
     /// whether the object may have changed.
     pub(crate) async fn admit(&self, request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
-        let changed = self.mutate(request, object).await?;
+        let changed = self.mutate(request, object, |_| {}).await?.changed;
         self.validate(request, Some(object)).await?;
         Ok(changed)
     }

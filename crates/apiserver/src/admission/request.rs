@@ -3,10 +3,10 @@
 
 use crate::{
     Identity,
-    registry::Registry,
+    registry::{Registry, WriteContext},
     request::{DeleteOptions, WriteOptions, options::Propagation},
 };
-use orlop_api::{Kind, Status, object::text};
+use orlop_api::{Kind, Status};
 use serde_json::{Value, json};
 
 /// What is done to the object.
@@ -58,7 +58,31 @@ pub(crate) struct Request<'a> {
     pub dry_run: bool,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// A create, or where there is an `old` object an update.
+    pub(crate) fn write(
+        registry: &'a Registry,
+        kind: &'a Kind,
+        subresource: &'a str,
+        (namespace, name): (&'a str, &'a str),
+        old: Option<&'a Value>,
+        cx: &'a WriteContext,
+    ) -> Self {
+        Self {
+            registry,
+            operation: if old.is_some() { Operation::Update } else { Operation::Create },
+            kind,
+            subresource,
+            object_kind: None,
+            namespace,
+            name,
+            old,
+            options: Options::Write(&cx.options),
+            who: &cx.who,
+            dry_run: cx.options.dry_run,
+        }
+    }
+
     /// Group, version and kind of the object.
     pub(crate) fn object_kind(&self) -> (&str, &str, &str) {
         self.object_kind.unwrap_or((&self.kind.group, &self.kind.version, &self.kind.kind))
@@ -137,14 +161,4 @@ impl Request<'_> {
         }
         json
     }
-}
-
-/// Whether a change touches the desired state of a pod: all that admission of pods cares about in an update.
-pub(crate) fn is_pod_spec_change(old: &Value, new: &Value) -> bool {
-    old.get("spec") != new.get("spec")
-}
-
-/// The uid of an object.
-pub(crate) fn uid(object: &Value) -> &str {
-    text(object, "/metadata/uid")
 }

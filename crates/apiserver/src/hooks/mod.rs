@@ -1,5 +1,6 @@
 //! What kinds add to the generic registry on the server's side, one file a kind.
 
+mod admission_policies;
 pub(crate) mod allocations;
 pub(crate) mod bindings;
 mod certificates;
@@ -63,6 +64,9 @@ impl Builder<'_> {
             ("batch", "jobs") | ("", "replicationcontrollers") => Arc::new(jobs::Orphaning),
             ("", "persistentvolumes" | "persistentvolumeclaims" | "podtemplates" | "resourcequotas")
             | ("storage.k8s.io", _) => Arc::new(returned::Returned),
+            ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+                Arc::new(admission_policies::AdmissionPolicies)
+            }
             _ => Arc::new(Plain),
         }
     }

@@ -6,9 +6,9 @@ use super::{
     metadata, schema,
 };
 use crate::{
-    admission::{self, Operation, Options},
+    admission::{self, quota},
     cache::codec,
-    request::body::MAX_OBJECT,
+    request::{body::MAX_OBJECT, options::FieldValidation},
 };
 use bytes::Bytes;
 use orlop_api::{Status, metadata::validate_object_meta};
@@ -52,7 +52,7 @@ impl Registry {
         resource.hooks.await_needs(self, namespace, &value).await;
         let mut names = 0;
         for _ in 0..TRIES {
-            let (object, plan) = self.prepare(resource, namespace, value.clone(), cx, manage).await?;
+            let (object, mut plan) = self.prepare(resource, namespace, value.clone(), cx, manage).await?;
             let name = metadata::text(&object, "name").to_string();
             let key = resource.cache.key(metadata::text(&object, "namespace"), &name);
             let stored = codec::encode(&resource.cache.body_prefix, &object);
@@ -61,11 +61,14 @@ impl Registry {
             if taken && !generated {
                 return Err(Status::already_exists(kind, &name));
             }
+            let request = admission::Request::write(self, kind, "", (namespace, &name), None, cx);
+            let write = quota::Write { old: None, new: Some(&object) };
+            let _turn = self.admission.quotas.turn(&request, write).await;
+            self.admission.quotas.charge(&request, write, &mut plan)?;
             if cx.options.dry_run {
                 return Ok(dry(&stored, &resource.cache.body_prefix));
             }
             if !taken {
-                let mut plan = plan;
                 let own = Txn::create(key.as_str(), stored.clone());
                 plan.txn.conditions.splice(0..0, own.conditions);
                 plan.txn.ops.splice(0..0, own.ops);
@@ -132,20 +135,13 @@ impl Registry {
         }
         resource.hooks.admit_create(&hook_cx, &mut object)?;
         kind.rules.default(&mut object);
-        let request = admission::Request {
-            registry: self,
-            operation: Operation::Create,
-            kind,
-            subresource: "",
-            object_kind: None,
-            namespace,
-            name: &name,
-            old: None,
-            options: Options::Write(&cx.options),
-            who: &cx.who,
-            dry_run: cx.options.dry_run,
-        };
-        if self.admission.mutate(&request, &mut object).await? {
+        let request = admission::Request::write(self, kind, "", (namespace, &name), None, cx);
+        let complete = |object: &mut Value| kind.rules.default(object);
+        let mutated = self.admission.mutate(&request, &mut object, complete).await?;
+        if mutated.by_others {
+            resource.conform(&mut object, Vec::new(), FieldValidation::Ignore)?;
+        }
+        if mutated.changed {
             kind.rules.default(&mut object);
         }
         kind.rules.prepare_create(&mut object);

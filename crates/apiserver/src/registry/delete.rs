@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Identity,
-    admission::{self, Operation, Options},
+    admission::{self, Operation, Options, quota},
     cache::{codec, object::Object},
     request::{DeleteOptions, ListOptions, options::Propagation},
 };
@@ -79,20 +79,20 @@ impl Registry {
             resource.restrict(who, "", None, Some(&old))?;
             resource.hooks.admit_delete(&hook_cx, &old)?;
             tracing::debug!(user = %hook_cx.who.user, kind = ?resource.kind, namespace, name, "an object is deleted");
+            let request = admission::Request {
+                registry: self,
+                operation: Operation::Delete,
+                kind: &resource.kind,
+                subresource: "",
+                object_kind: None,
+                namespace,
+                name,
+                old: Some(&old),
+                options: Options::Delete(options),
+                who,
+                dry_run: options.dry,
+            };
             if !options.evicts {
-                let request = admission::Request {
-                    registry: self,
-                    operation: Operation::Delete,
-                    kind: &resource.kind,
-                    subresource: "",
-                    object_kind: None,
-                    namespace,
-                    name,
-                    old: Some(&old),
-                    options: Options::Delete(options),
-                    who,
-                    dry_run: options.dry,
-                };
                 self.admission.delete(&request).await?;
             }
             let mut plan = Plan::default();
@@ -104,6 +104,9 @@ impl Registry {
                         return Ok(Deleted::Gone(current.body()));
                     }
                     resource.hooks.remove(&old, &mut plan);
+                    let write = quota::Write { old: Some(&old), new: None };
+                    let _charged = self.admission.quotas.turn(&request, write).await;
+                    self.admission.quotas.charge(&request, write, &mut plan)?;
                     let own = Txn::delete(key.as_str(), current.revision);
                     plan.txn.conditions.splice(0..0, own.conditions);
                     plan.txn.ops.splice(0..0, own.ops);

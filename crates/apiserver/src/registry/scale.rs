@@ -6,6 +6,7 @@ use super::{
     schema,
     update::Change,
 };
+use crate::admission::Request;
 use bytes::Bytes;
 use orlop_api::{FieldError, ScalePaths, Status, selector::Selector};
 use serde_json::{Map, Value, json};
@@ -127,6 +128,40 @@ impl Registry {
         written.body = view(paths, &value).to_string().into();
         Ok(written)
     }
+}
+
+/// A write of a `Scale` as admission sees it.
+fn asked<'a>(request: &Request<'a>, old: &'a Value) -> Request<'a> {
+    Request { old: Some(old), object_kind: Some(("autoscaling", "v1", "Scale")), ..*request }
+}
+
+/// Admission's changing phase of the `Scale` of `new`.
+pub(super) async fn mutate(
+    registry: &Registry,
+    resource: &Resource,
+    request: &Request<'_>,
+    new: &mut Value,
+) -> Result<(), Status> {
+    let paths = paths(resource)?;
+    let old = view(paths, request.old.unwrap_or(&Value::Null));
+    let mut scale = view(paths, new);
+    registry.admission.mutate(&asked(request, &old), &mut scale, |_| {}).await?;
+    if let Some(replicas) = scale.pointer("/spec/replicas").filter(|r| r.is_i64()) {
+        set(new, &paths.spec_replicas, replicas.clone());
+    }
+    Ok(())
+}
+
+/// Admission's judging phase of the `Scale` of `new`.
+pub(super) async fn validate(
+    registry: &Registry,
+    resource: &Resource,
+    request: &Request<'_>,
+    new: &Value,
+) -> Result<(), Status> {
+    let paths = paths(resource)?;
+    let old = view(paths, request.old.unwrap_or(&Value::Null));
+    registry.admission.validate(&asked(request, &old), Some(&view(paths, new))).await
 }
 
 /// Sets the value at a JSON pointer, making objects on the way.

@@ -8,8 +8,9 @@ use super::{
     metadata, schema,
 };
 use crate::{
-    admission::{self, Operation, Options},
+    admission::{self, quota},
     cache::{codec, object::Object},
+    request::options::FieldValidation,
 };
 use bytes::Bytes;
 use orlop_api::{FieldError, Status, metadata::validate_object_meta};
@@ -30,7 +31,7 @@ pub(crate) struct Change {
 enum Ready {
     /// Nothing changed.
     Same,
-    Put(Bytes, Plan),
+    Put(Value, Bytes, Plan),
     Remove(Plan),
 }
 
@@ -115,9 +116,22 @@ impl Registry {
             let warnings = changed.warnings.clone();
             let done = |body| Ok(Written { body, created: false, warnings });
             let prefix = &resource.cache.body_prefix;
+            let request = admission::Request::write(
+                self,
+                &resource.kind,
+                part.subresource(),
+                (namespace, name),
+                Some(&old),
+                cx,
+            );
+            let quotas = &self.admission.quotas;
+            let charged;
             let (stored, mut plan) = match self.ready(resource, part, &old, changed, cx).await? {
                 Ready::Same => return done(current.body()),
-                Ready::Put(stored, mut plan) => {
+                Ready::Put(new, stored, mut plan) => {
+                    let write = quota::Write { old: Some(&old), new: Some(&new) };
+                    charged = quotas.turn(&request, write).await;
+                    quotas.charge(&request, write, &mut plan)?;
                     if cx.options.dry_run {
                         return done(codec::with_revision(prefix, &stored, current.revision));
                     }
@@ -126,7 +140,12 @@ impl Registry {
                     plan.txn.ops.splice(0..0, own.ops);
                     (Some(stored), plan)
                 }
-                Ready::Remove(plan) => (None, plan),
+                Ready::Remove(mut plan) => {
+                    let write = quota::Write { old: Some(&old), new: None };
+                    charged = quotas.turn(&request, write).await;
+                    quotas.charge(&request, write, &mut plan)?;
+                    (None, plan)
+                }
             };
             if stored.is_none() {
                 if cx.options.dry_run {
@@ -146,6 +165,7 @@ impl Registry {
                 }
                 Outcome::Conflict => {}
             }
+            drop(charged);
         }
         drop(turn);
         Err(Status::stale(&resource.kind, name))
@@ -170,25 +190,26 @@ impl Registry {
         self.carry_over(resource, part, &mut new, old);
         let by_client = !matches!(part, Part::Status | Part::System(_));
         kind.rules.default(&mut new);
-        let request = admission::Request {
-            registry: self,
-            operation: Operation::Update,
-            kind,
-            subresource: part.subresource(),
-            object_kind: None,
-            namespace: metadata::text(old, "namespace"),
-            name,
-            old: Some(old),
-            options: Options::Write(&cx.options),
-            who: &cx.who,
-            dry_run: cx.options.dry_run,
-        };
+        let namespace = metadata::text(old, "namespace");
+        let request =
+            admission::Request::write(self, kind, part.subresource(), (namespace, name), Some(old), cx);
         // A binding has been judged as the object that it is.
         let judged = part == Part::System("binding");
-        if !judged && self.admission.mutate(&request, &mut new).await? {
-            metadata::prepare_update(&mut new, old);
-            self.carry_over(resource, part, &mut new, old);
-            kind.rules.default(&mut new);
+        let complete = |new: &mut Value| {
+            metadata::prepare_update(new, old);
+            self.carry_over(resource, part, new, old);
+            kind.rules.default(new);
+        };
+        if part == Part::Other("scale") {
+            super::scale::mutate(self, resource, &request, &mut new).await?;
+        } else if !judged {
+            let mutated = self.admission.mutate(&request, &mut new, complete).await?;
+            if mutated.by_others {
+                resource.conform(&mut new, Vec::new(), FieldValidation::Ignore)?;
+            }
+            if mutated.changed {
+                complete(&mut new);
+            }
         }
         let mut errors = validate_object_meta(kind, &new);
         errors.extend(orlop_api::metadata::validate_object_meta_update(&new, old));
@@ -216,7 +237,9 @@ impl Registry {
         } else if part == Part::Status {
             resource.hooks.update_status(&hook_cx, &mut new, old)?;
         }
-        if !judged {
+        if part == Part::Other("scale") {
+            super::scale::validate(self, resource, &request, &new).await?;
+        } else if !judged {
             self.admission.validate(&request, Some(&new)).await?;
         }
         // What the server itself writes (a binding) is nobody's new wish.
@@ -245,7 +268,7 @@ impl Registry {
         }
         let stored = codec::encode(&resource.cache.body_prefix, &new);
         check_size(&stored)?;
-        Ok(Ready::Put(stored, plan))
+        Ok(Ready::Put(new, stored, plan))
     }
 
     /// What the part that is written leaves as it is.

@@ -3,6 +3,7 @@
 // What these tests set up must be there; a panic says where it was not.
 #![allow(clippy::unwrap_used)]
 
+mod admission;
 mod certificates;
 mod discovery;
 mod nodes;

@@ -1,0 +1,231 @@
+//! Admission webhooks (Kubernetes documentation, "Dynamic Admission Control"): which ones a write concerns, calling them, and
+//! what follows from their answers. Where there are no configurations, nothing of this runs.
+
+pub(crate) mod client;
+mod review;
+
+use super::{
+    Request,
+    expressions::{self, Expressions, Names},
+    matching, notes,
+};
+use crate::identity::Authorizer;
+use futures::future::join_all;
+use orlop_api::{
+    Status,
+    object::{int, list, text},
+};
+use review::Verdict;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// Which of the two kinds of webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Mutating,
+    Validating,
+}
+
+impl Phase {
+    fn plural(self) -> &'static str {
+        match self {
+            Self::Mutating => "mutatingwebhookconfigurations",
+            Self::Validating => "validatingwebhookconfigurations",
+        }
+    }
+}
+
+/// A webhook of a configuration.
+struct Hook {
+    value: Value,
+    configuration: String,
+}
+
+impl Hook {
+    fn name(&self) -> &str {
+        text(&self.value, "/name")
+    }
+
+    fn ignores_failure(&self) -> bool {
+        text(&self.value, "/failurePolicy") == "Ignore"
+    }
+
+    fn reinvoked(&self) -> bool {
+        text(&self.value, "/reinvocationPolicy") == "IfNeeded"
+    }
+}
+
+/// What calls of webhooks need.
+pub(super) struct Caller<'a> {
+    pub expressions: &'a Expressions,
+    pub authorizer: Option<&'a Arc<dyn Authorizer>>,
+}
+
+/// Whether there are any webhooks of the phase at all.
+pub(super) fn exist(request: &Request<'_>, phase: Phase) -> bool {
+    request.registry.find(GROUP, "v1", phase.plural()).is_some_and(|r| r.cache.len() > 0)
+        && !matching::is_exempt(request)
+}
+
+/// The webhooks whose rules are about the request, in order.
+fn interested(request: &Request<'_>, phase: Phase) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    for configuration in request.look_up_all((GROUP, "v1", phase.plural()), "") {
+        let name = text(&configuration, "/metadata/name").to_string();
+        for hook in list(&configuration, "/webhooks") {
+            if matching::rules_match(list(hook, "/rules"), text(hook, "/matchPolicy"), request) {
+                hooks.push(Hook { value: hook.clone(), configuration: name.clone() });
+            }
+        }
+    }
+    hooks
+}
+
+/// A webhook could not be asked.
+fn unreachable(hook: &Hook, why: &str) -> Status {
+    Status::internal(format!("failed calling webhook {:?}: failed to call webhook: {why}", hook.name()))
+}
+
+impl Caller<'_> {
+    /// Whether the selectors and conditions of a webhook are about the request as it is now.
+    fn concerns(&self, hook: &Hook, request: &Request<'_>, object: Option<&Value>) -> Result<bool, Status> {
+        if !matching::selectors_match(&hook.value, request, object) {
+            return Ok(false);
+        }
+        let conditions = list(&hook.value, "/matchConditions");
+        if conditions.is_empty() {
+            return Ok(true);
+        }
+        let values = expressions::values(request, object, self.authorizer);
+        match expressions::conditions_hold(self.expressions, conditions, &Names::default(), &values) {
+            Ok(holds) => Ok(holds),
+            Err(why) if hook.ignores_failure() => {
+                tracing::warn!(webhook = hook.name(), why, "match conditions cannot be evaluated");
+                Ok(false)
+            }
+            Err(why) => Err(request.forbidden(&why)),
+        }
+    }
+
+    /// Asks a webhook. `None` where it could not be asked and that is to be ignored.
+    async fn call(
+        &self,
+        hook: &Hook,
+        request: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<Option<Verdict>, Status> {
+        let name = hook.name();
+        if request.dry_run && !matches!(text(&hook.value, "/sideEffects"), "None" | "NoneOnDryRun") {
+            return Err(Status::bad_request(format!("admission webhook {name:?} does not support dry run")));
+        }
+        let versions = list(&hook.value, "/admissionReviewVersions");
+        let version = versions.iter().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1"));
+        let seconds = int(&hook.value, "/timeoutSeconds").unwrap_or(10).clamp(1, 30).unsigned_abs();
+        let uid = uuid::Uuid::new_v4().to_string();
+        let version = version.unwrap_or("v1");
+        let asked = review::ask(request, object, &uid, version);
+        let config = hook.value.get("clientConfig").unwrap_or(&Value::Null);
+        let answer = client::post(request.registry, config, Duration::from_secs(seconds), &asked).await;
+        match answer.and_then(|answer| review::read(name, &answer, &uid, version)) {
+            Ok(verdict) => {
+                verdict.warnings.iter().for_each(|w| notes::warn(w.as_str()));
+                verdict.annotations.iter().for_each(|(k, v)| notes::annotate(k.as_str(), v.as_str()));
+                Ok(Some(verdict))
+            }
+            Err(why) if hook.ignores_failure() => {
+                let configuration = hook.configuration.as_str();
+                tracing::warn!(webhook = name, configuration, why, "a webhook failed and is ignored");
+                Ok(None)
+            }
+            Err(why) => {
+                tracing::warn!(webhook = name, why, "a webhook failed");
+                Err(unreachable(hook, &why))
+            }
+        }
+    }
+
+    /// Asks one mutating webhook. Tells whether it changed the object.
+    async fn mutate_once(
+        &self,
+        hook: &Hook,
+        request: &Request<'_>,
+        object: &mut Option<&mut Value>,
+    ) -> Result<bool, Status> {
+        if !self.concerns(hook, request, object.as_deref())? {
+            return Ok(false);
+        }
+        let Some(verdict) = self.call(hook, request, object.as_deref()).await? else { return Ok(false) };
+        if let Some(denied) = verdict.denied {
+            return Err(denied);
+        }
+        if verdict.patch.is_null() || verdict.patch.as_array().is_some_and(Vec::is_empty) {
+            return Ok(false);
+        }
+        let Some(object) = object.as_deref_mut() else {
+            return Err(Status::internal(format!(
+                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                hook.name()
+            )));
+        };
+        let before = object.clone();
+        if let Err(error) = orlop_schema::patch::json_patch(object, &verdict.patch) {
+            *object = before;
+            let why = Status::from(error).message;
+            if hook.ignores_failure() {
+                tracing::warn!(webhook = hook.name(), why, "a webhook's patch does not apply and is ignored");
+                return Ok(false);
+            }
+            return Err(Status::internal(why));
+        }
+        Ok(*object != before)
+    }
+
+    /// Asks all mutating webhooks, one after the other. After a change the server's own rules run again (`rerun` tells whether
+    /// they changed something), then once more those webhooks that wish so and have not seen the last change.
+    pub(super) async fn mutate(
+        &self,
+        request: &Request<'_>,
+        mut object: Option<&mut Value>,
+        rerun: impl Fn(&mut Value) -> Result<bool, Status>,
+    ) -> Result<bool, Status> {
+        let hooks = interested(request, Phase::Mutating);
+        let mut last_change = None;
+        for (at, hook) in hooks.iter().enumerate() {
+            if self.mutate_once(hook, request, &mut object).await? {
+                last_change = Some(at);
+            }
+        }
+        let (Some(last), Some(value)) = (last_change, object.as_deref_mut()) else { return Ok(false) };
+        let unseen = if rerun(value)? { hooks.len() } else { last };
+        let mut changed_again = false;
+        for (at, hook) in hooks.iter().enumerate().filter(|(_, hook)| hook.reinvoked()) {
+            if at < unseen || changed_again {
+                changed_again |= self.mutate_once(hook, request, &mut object).await?;
+            }
+        }
+        if changed_again && let Some(value) = object {
+            rerun(value)?;
+        }
+        Ok(true)
+    }
+
+    /// Asks all validating webhooks at once; the first refusal counts.
+    pub(super) async fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
+        let hooks = interested(request, Phase::Validating);
+        let mut concerned = Vec::new();
+        for hook in &hooks {
+            if self.concerns(hook, request, object)? {
+                concerned.push(hook);
+            }
+        }
+        let answers = join_all(concerned.into_iter().map(|hook| self.call(hook, request, object))).await;
+        for answer in answers {
+            if let Some(denied) = answer?.and_then(|verdict| verdict.denied) {
+                return Err(denied);
+            }
+        }
+        Ok(())
+    }
+}
