@@ -99,8 +99,37 @@ pub struct Kind {
     pub columns: Vec<Column>,
     /// Fields usable in a field selector besides `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Vec<Text>,
+    /// Where it is kept, if it is another view of a kind that is kept under another group or version.
+    pub stored_as: Option<StoredAs>,
     /// The rules of the kind.
     pub rules: Arc<dyn Rules>,
+}
+
+/// Where objects of a kind are kept that is a view of another one: events.k8s.io/v1 Event of core/v1 Event,
+/// autoscaling/v1 HorizontalPodAutoscaler of autoscaling/v2. Both show the same objects.
+#[derive(Clone)]
+pub struct StoredAs {
+    /// Group of the stored kind.
+    pub group: Text,
+    /// Plural name of the stored kind; the version is whichever of that name has no `stored_as`.
+    pub plural: Text,
+    /// How objects become those of the other kind.
+    pub conversion: Arc<dyn Conversion>,
+}
+
+/// The way between a kind and the one that it is stored as. Pure, and without loss in both directions. `apiVersion` and `kind`
+/// are set by whoever calls.
+pub trait Conversion: Send + Sync {
+    /// Makes a stored object out of one of this kind.
+    fn to_stored(&self, object: &mut Value);
+
+    /// Makes an object of this kind out of a stored one.
+    fn from_stored(&self, object: &mut Value);
+
+    /// What a selectable field of this kind is called in the stored one.
+    fn stored_field(&self, path: &str) -> Text {
+        Text::Owned(path.to_string())
+    }
 }
 
 impl Kind {
@@ -160,6 +189,28 @@ pub trait Rules: Send + Sync {
     fn validate_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()
     }
+
+    /// All that is wrong with an object that replaces another. Kinds that tolerate what was wrong before and has not
+    /// changed (custom resources) say so here.
+    fn validate_change(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = self.validate(new);
+        errors.extend(self.validate_update(new, old));
+        errors
+    }
+
+    /// For kinds whose bodies are not decoded by a compiled-in type (custom resources): drops what the kind does not
+    /// know and returns the paths of that, or says what makes it unreadable.
+    fn fit(&self, _object: &mut Value) -> Option<Result<Vec<String>, String>> {
+        None
+    }
+
+    /// Whether [`Rules::read`] does anything.
+    fn reads(&self) -> bool {
+        false
+    }
+
+    /// What reading from the store does to an object: defaults that came later than the object.
+    fn read(&self, _object: &mut Value) {}
 
     /// All that is wrong with a status change.
     fn validate_status(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {

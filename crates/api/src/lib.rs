@@ -27,5 +27,5 @@ pub mod taint;
 
 pub use field_error::{FieldError, FieldErrorKind};
 pub use field_path::{FieldErrors, Path};
-pub use kind::{Column, Deletion, Kind, NameRule, Rules, ScalePaths, Scope};
+pub use kind::{Column, Conversion, Deletion, Kind, NameRule, Rules, ScalePaths, Scope, StoredAs};
 pub use status::Status;

@@ -51,7 +51,7 @@ impl ApiServer {
         }
         let (verb, headers) = (request.info.verb, &request.parts.headers);
         let target = bindings::of_collection(&target, verb, headers, &request.body)?.unwrap_or(target);
-        let resource = self.registry.resource(&target)?.clone();
+        let resource = self.registry.resource(&target)?;
         match target.subresource.as_str() {
             "" => self.object(&resource, &target, request).await,
             "status" if resource.kind.has_status => {
@@ -100,7 +100,7 @@ impl ApiServer {
                     let version = crate::request::options::parse_revision(version)?;
                     self.registry.wait_fresh(orlop_store::Revision(version)).await?;
                 }
-                Ok(view.object(200, &resource.get(at.0, at.1)?.body()))
+                Ok(view.object(200, &resource.show_one(resource.get(at.0, at.1)?).await?.body()))
             }
             Verb::List => {
                 let view = self.view(resource, headers, query)?;
@@ -176,7 +176,8 @@ impl ApiServer {
         let (headers, query) = (&request.parts.headers, &request.query);
         match request.info.verb {
             Verb::Get => {
-                Ok(self.view(resource, headers, query)?.object(200, &resource.get(at.0, at.1)?.body()))
+                let object = resource.show_one(resource.get(at.0, at.1)?).await?;
+                Ok(self.view(resource, headers, query)?.object(200, &object.body()))
             }
             Verb::Update => {
                 let view = self.view(resource, headers, query)?;
@@ -202,7 +203,11 @@ impl ApiServer {
         let cx = self.write_context(&request, &request.query)?;
         let written = match request.info.verb {
             Verb::Get => {
-                return Ok(response::encoded(200, self.registry.scale(resource, at.0, at.1)?, negotiated));
+                return Ok(response::encoded(
+                    200,
+                    self.registry.scale(resource, at.0, at.1).await?,
+                    negotiated,
+                ));
             }
             Verb::Update => {
                 let body = schema::read(headers, &request.body)?;

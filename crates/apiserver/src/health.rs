@@ -26,7 +26,9 @@ impl ApiServer {
         let headers = &request.parts.headers;
         let path = request.parts.uri.path();
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-        if let Some(document) = self.discovery.serve(path, headers) {
+        let documents = self.documents.load_full();
+        let openapi = &documents.openapi;
+        if let Some(document) = documents.discovery.serve(path, headers) {
             return document;
         }
         match path {
@@ -42,12 +44,12 @@ impl ApiServer {
                     .first()
                     .is_some_and(|r| r.media == PROTOBUF || r.media.starts_with("application/com.github"));
                 if protobuf {
-                    Ok(document(self.openapi.v2_protobuf(), PROTOBUF_ANSWER, headers))
+                    Ok(document(openapi.v2_protobuf(), PROTOBUF_ANSWER, headers))
                 } else {
-                    Ok(document(self.openapi.v2_json(), "application/json", headers))
+                    Ok(document(openapi.v2_json(), "application/json", headers))
                 }
             }
-            "/openapi/v3" => Ok(document(self.openapi.v3_index(), "application/json", headers)),
+            "/openapi/v3" => Ok(document(openapi.v3_index(), "application/json", headers)),
             "/.well-known/openid-configuration" => Ok(response::json(200, &self.openid()?)),
             "/openid/v1/jwks" => {
                 let key = self.config.tokens.as_ref().ok_or_else(Status::no_such_resource)?;
@@ -56,7 +58,7 @@ impl ApiServer {
             }
             _ => {
                 if let Some(rest) = path.strip_prefix("/openapi/v3/") {
-                    let found = self.openapi.v3(rest).ok_or_else(Status::no_such_resource)?;
+                    let found = openapi.v3(rest).ok_or_else(Status::no_such_resource)?;
                     return Ok(document(found, "application/json", headers));
                 }
                 self.health(path, &request.query).await
@@ -65,7 +67,7 @@ impl ApiServer {
     }
 
     fn paths(&self) -> Vec<String> {
-        let mut paths: Vec<String> = self.discovery.paths().map(str::to_string).collect();
+        let mut paths: Vec<String> = self.documents.load().discovery.paths().map(str::to_string).collect();
         paths.extend(
             ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
                 .map(String::from),

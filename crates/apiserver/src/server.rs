@@ -19,16 +19,37 @@ use crate::{
     registry::{Registry, Resource},
     streaming::Nodes,
 };
-use orlop_schema::{Types, openapi::OpenApi};
+use arc_swap::ArcSwap;
+use orlop_schema::openapi::OpenApi;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+
+/// What tells clients which kinds there are.
+pub(crate) struct Documents {
+    pub discovery: Discovery,
+    pub openapi: OpenApi,
+}
+
+impl Documents {
+    fn new(registry: &Registry, config: &Config) -> Self {
+        let resources = registry.resources();
+        let kinds: Vec<_> = resources.iter().map(|r| r.kind.clone()).collect();
+        let mut openapi = OpenApi::new(&kinds, &config.version.git_version);
+        for resource in &resources {
+            if let Some(schema) = &resource.schema {
+                openapi =
+                    openapi.with_schema(&resource.kind.api_version(), &resource.kind.kind, schema.clone());
+            }
+        }
+        Self { discovery: Discovery::new(&resources), openapi }
+    }
+}
 
 /// A running API server.
 pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) discovery: Discovery,
-    pub(crate) openapi: OpenApi,
+    pub(crate) documents: ArcSwap<Documents>,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorization: Arc<Authorization>,
     pub(crate) in_flight: InFlight,
@@ -61,21 +82,13 @@ impl ApiServer {
         let resources = config
             .kinds
             .iter()
-            .filter_map(|kind| {
-                Some(Arc::new(Resource {
-                    kind: kind.clone(),
-                    cache: caches.of(kind)?,
-                    hooks: hooks.hooks(kind),
-                    types: Types::of(&kind.api_version(), &kind.kind),
-                }))
-            })
+            .filter_map(|kind| Resource::built_in(kind, &caches, hooks.hooks(kind)).map(Arc::new))
             .collect();
         let registry = Arc::new(Registry::new(config.store.clone(), caches, config.clock.clone(), resources));
         registry.admission.ask(authorization.clone());
         let authenticator = Authenticator::new(&config, registry.clone());
         let server = Arc::new(Self {
-            discovery: Discovery::new(registry.resources()),
-            openapi: OpenApi::new(&config.kinds, &config.version.git_version),
+            documents: ArcSwap::from_pointee(Documents::new(&registry, &config)),
             authenticator,
             authorization,
             in_flight: InFlight::new(&config.limits),
@@ -102,6 +115,12 @@ impl ApiServer {
         self.stop.cancel();
     }
 
+    /// Serves these kinds from now on, and says so in discovery and OpenAPI.
+    pub(crate) fn serve_kinds(&self, resources: Vec<Arc<Resource>>) {
+        self.registry.serve(resources);
+        self.documents.store(Arc::new(Documents::new(&self.registry, &self.config)));
+    }
+
     /// Forgets old events also of kinds where nothing happens any more.
     fn start_trimming(&self) {
         let (caches, stop) = (self.registry.caches.clone(), self.stop.clone());
@@ -112,7 +131,7 @@ impl ApiServer {
                     () = stop.cancelled() => return,
                     _ = tick.tick() => {
                         let now = std::time::Instant::now();
-                        caches.all().for_each(|cache| cache.trim(now));
+                        caches.all().iter().for_each(|cache| cache.trim(now));
                     }
                 }
             }

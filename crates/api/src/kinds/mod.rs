@@ -16,6 +16,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod event_v1;
 mod horizontal_pod_autoscaler;
 mod ingress;
 mod ingress_class;
@@ -61,6 +62,7 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         config_map::kind(),
         endpoints::kind(),
         event::kind(),
+        event_v1::kind(),
         limit_range::kind(),
         namespace::kind(),
         node::kind(),
@@ -144,6 +146,7 @@ fn base(
         scale: None,
         columns: Vec::new(),
         selectable_fields: Vec::new(),
+        stored_as: None,
         rules: Arc::new(rules),
     }
 }

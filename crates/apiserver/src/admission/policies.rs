@@ -75,7 +75,7 @@ fn params(policy: &Value, binding: &Value, request: &Request<'_>) -> Result<Vec<
     let resource = request
         .registry
         .resources()
-        .iter()
+        .into_iter()
         .find(|r| r.kind.group == group && r.kind.version == version && r.kind.kind == name)
         .ok_or_else(|| {
             format!("failed to configure policy: failed to find resource referenced by paramKind: '{group}/{version}, Kind={name}'")

@@ -38,7 +38,7 @@ pub(crate) struct Write<'a> {
     pub new: Option<&'a Value>,
 }
 
-fn quotas(registry: &Registry) -> Option<&Arc<Resource>> {
+fn quotas(registry: &Registry) -> Option<Arc<Resource>> {
     registry.find("", "v1", "resourcequotas").filter(|r| r.cache.len() > 0)
 }
 
@@ -94,8 +94,11 @@ fn count(request: &Request<'_>, quota: &Value, names: &[&String]) -> BTreeMap<St
     kinds.sort();
     kinds.dedup();
     for (group, plural) in kinds {
-        let resource =
-            request.registry.resources().iter().find(|r| r.kind.group == group && r.kind.plural == plural);
+        let resource = request
+            .registry
+            .resources()
+            .into_iter()
+            .find(|r| r.kind.group == group && r.kind.plural == plural);
         let Some(version) = resource.map(|r| r.kind.version.clone()) else { continue };
         for object in request.look_up_all((&group, &version, &plural), request.namespace) {
             if quota::selects(quota, &group, &plural, &object) {

@@ -13,7 +13,12 @@ pub(crate) const MARGIN: usize = FIELD.len() + 22;
 
 /// How every stored and served object of a kind begins: up to and with the brace that opens `metadata`.
 pub(crate) fn prefix(kind: &Kind) -> String {
-    format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":{{", kind.api_version(), kind.kind)
+    prefix_of(&kind.api_version(), &kind.kind)
+}
+
+/// The same, for a version and kind by name.
+pub(crate) fn prefix_of(api_version: &str, kind: &str) -> String {
+    format!("{{\"apiVersion\":\"{api_version}\",\"kind\":\"{kind}\",\"metadata\":{{")
 }
 
 /// The stored form of an object: the kind's prefix, `metadata` without `resourceVersion`, everything else.

@@ -1,14 +1,17 @@
 //! The live objects of one kind and the recent events about them. Readers share objects and events; a watcher holds only
 //! where in the ring it stands, so that it costs nothing while it is slow. It never talks to the store.
 
-use super::object::Object;
+use super::object::{Format, Object};
 use orlop_api::Kind;
 use orlop_store::{Change, Revision};
 use parking_lot::RwLock;
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -69,10 +72,21 @@ struct State {
     epoch: u64,
 }
 
+/// Under which the objects of a kind lie in the store: `/registry/GROUP/RESOURCE/`.
+pub(crate) fn key_prefix(group: &str, plural: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group };
+    format!("/registry/{group}/{plural}/")
+}
+
 /// The objects of one kind.
 #[derive(Debug)]
 pub(crate) struct KindCache {
+    /// The kind as it is stored.
     pub kind: Arc<Kind>,
+    /// Whether objects of other versions stay as they are: who converts them cannot be asked here.
+    keeps_versions: bool,
+    /// The kind is gone, or its cache was replaced.
+    closed: AtomicBool,
     /// `/registry/GROUP/RESOURCE/`.
     pub key_prefix: String,
     /// How a served object begins.
@@ -106,10 +120,33 @@ pub(crate) struct Snapshot {
 
 impl KindCache {
     pub(crate) fn new(kind: Arc<Kind>) -> Self {
-        let group = if kind.group.is_empty() { "core" } else { &kind.group };
-        let key_prefix = format!("/registry/{group}/{}/", kind.plural);
+        Self::with_versions(kind, false)
+    }
+
+    /// A cache that, where `keeps_versions` says so, leaves objects in the version that they were written in.
+    pub(crate) fn with_versions(kind: Arc<Kind>, keeps_versions: bool) -> Self {
+        let key_prefix = key_prefix(&kind.group, &kind.plural);
         let body_prefix = super::codec::prefix(&kind);
-        Self { kind, key_prefix, body_prefix, state: RwLock::default(), signal: watch::Sender::new(0) }
+        Self {
+            kind,
+            keeps_versions,
+            closed: AtomicBool::new(false),
+            key_prefix,
+            body_prefix,
+            state: RwLock::default(),
+            signal: watch::Sender::new(0),
+        }
+    }
+
+    /// Ends the watches: nothing feeds this cache any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.publish();
+    }
+
+    /// Whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// The store's key of an object.
@@ -123,7 +160,9 @@ impl KindCache {
 
     /// Reads an entry of the store as an object of this kind.
     pub(crate) fn read(&self, entry: &orlop_store::Entry) -> Option<Object> {
-        Object::read(&self.kind, &self.body_prefix, self.key_prefix.len() as u16, entry)
+        let format =
+            Format { kind: &self.kind, prefix: &self.body_prefix, keeps_versions: self.keeps_versions };
+        Object::read(&format, self.key_prefix.len() as u16, entry)
     }
 
     /// Replaces everything by what the store holds at `revision`. Watchers end.

@@ -26,6 +26,17 @@ pub(crate) struct Object {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The values of the kind's selectable fields, in the kind's order.
     pub fields: Box<[Box<str>]>,
+    /// Whether it is in another version than its kind's: it must be converted before it is shown.
+    pub foreign: bool,
+}
+
+/// How the objects of a kind are stored.
+pub(crate) struct Format<'a> {
+    pub kind: &'a Kind,
+    /// How they begin.
+    pub prefix: &'a str,
+    /// Whether those of other versions stay as they are.
+    pub keeps_versions: bool,
 }
 
 #[derive(Deserialize)]
@@ -42,11 +53,21 @@ struct HeadMetadata {
 
 impl Object {
     /// Reads an entry of the store. `None` where the value is not an object: it was not written by us.
-    pub(crate) fn read(kind: &Kind, prefix: &str, suffix_at: u16, entry: &Entry) -> Option<Self> {
-        let stored = if codec::is_encoded(prefix, &entry.value) {
-            entry.value.clone()
+    pub(crate) fn read(format: &Format<'_>, suffix_at: u16, entry: &Entry) -> Option<Self> {
+        let (kind, prefix) = (format.kind, format.prefix);
+        let encoded = codec::is_encoded(prefix, &entry.value);
+        let (stored, prefix, foreign) = if encoded && !kind.rules.reads() {
+            (entry.value.clone(), prefix.len(), false)
         } else {
-            codec::encode(prefix, &serde_json::from_slice(&entry.value).ok()?)
+            let mut value: Value = serde_json::from_slice(&entry.value).ok()?;
+            let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+            if format.keeps_versions && version != kind.api_version() {
+                let prefix = codec::prefix_of(version, &kind.kind);
+                (codec::encode(&prefix, &value), prefix.len(), true)
+            } else {
+                kind.rules.read(&mut value);
+                (codec::encode(prefix, &value), prefix.len(), false)
+            }
         };
         let (labels, fields) = if kind.selectable_fields.is_empty() {
             let head: Head = serde_json::from_slice(&stored).ok()?;
@@ -62,15 +83,15 @@ impl Object {
             let fields = kind.selectable_fields.iter().map(|f| kind.rules.field(&value, f).into()).collect();
             (labels, fields)
         };
-        let prefix = prefix.len() as u16;
         Some(Self {
             key: entry.key.clone(),
             suffix_at,
             revision: entry.modified,
             stored,
-            prefix,
+            prefix: prefix as u16,
             labels,
             fields,
+            foreign,
         })
     }
 
@@ -84,7 +105,18 @@ impl Object {
             prefix: self.prefix,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
+            foreign: self.foreign,
         }
+    }
+
+    /// The same object as another version shows it: `stored` begins with `prefix`.
+    pub(crate) fn shown_as(&self, stored: Bytes, prefix: &str) -> Self {
+        Self { stored, prefix: prefix.len() as u16, ..self.deleted(self.revision) }
+    }
+
+    /// How what the store holds of it begins.
+    pub(crate) fn stored_prefix(&self) -> &str {
+        self.stored.get(..self.prefix.into()).and_then(|p| std::str::from_utf8(p).ok()).unwrap_or_default()
     }
 
     /// The key after the resource's prefix: `NAME` or `NAMESPACE/NAME`.

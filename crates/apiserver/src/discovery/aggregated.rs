@@ -47,14 +47,21 @@ pub(super) fn documents(
     let mut documents = Vec::new();
     for version in [Version::V2, Version::V2Beta1] {
         for root in ["/api", "/apis"] {
-            let items: Vec<Value> = groups
-                .iter()
-                .filter(|(g, _)| g.is_empty() == (root == "/api"))
-                .map(|(g, v)| {
-                    let meta = if g.is_empty() { json!({}) } else { json!({"name": g}) };
-                    json!({"metadata": meta, "versions": [
-                        {"version": v, "freshness": "Current", "resources": resources(g, v, described)}
-                    ]})
+            let mut names: Vec<&str> = groups.iter().map(|(g, _)| g.as_str()).collect();
+            names.dedup();
+            let items: Vec<Value> = names
+                .into_iter()
+                .filter(|g| g.is_empty() == (root == "/api"))
+                .map(|group| {
+                    let meta = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+                    let versions: Vec<Value> = groups
+                        .iter()
+                        .filter(|(g, _)| g == group)
+                        .map(|(g, v)| {
+                            json!({"version": v, "freshness": "Current", "resources": resources(g, v, described)})
+                        })
+                        .collect();
+                    json!({"metadata": meta, "versions": versions})
                 })
                 .collect();
             let list = json!({

@@ -85,7 +85,7 @@ pub(super) async fn bind(request: &SubresourceRequest) -> Result<Response, Statu
     let cx = WriteContext { options, who: request.who.clone() };
     let now = metadata::format_time(registry.now());
     registry
-        .modify(resource, Part::System("binding"), (&request.target.namespace, name), &cx, |_, old| {
+        .modify(&resource, Part::System("binding"), (&request.target.namespace, name), &cx, |_, old| {
             let conflict = |why: &str| Err(Status::conflict(&resource.kind, name, why));
             if metadata::is_deleting(old) {
                 return conflict(&format!("pod {name} is being deleted, cannot be assigned to a host"));

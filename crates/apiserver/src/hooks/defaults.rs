@@ -72,7 +72,7 @@ async fn service_range(server: &Arc<ApiServer>) -> Result<(), Error> {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": NAME}, "spec": {"cidrs": [range]},
     });
     ensure(server, (group, version, plural), "", object, false).await?;
-    let Some(resource) = server.registry.find(group, version, plural).cloned() else { return Ok(()) };
+    let Some(resource) = server.registry.find(group, version, plural) else { return Ok(()) };
     let now = metadata::format_time(server.registry.now());
     let ready = json!({"type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
         "message": "Kubernetes Service CIDR is ready"});

@@ -46,7 +46,7 @@ pub(super) async fn evict(request: &SubresourceRequest) -> Result<Response, Stat
         Ok(marked(pod, &now))
     };
     let at = (request.target.namespace.as_str(), name);
-    registry.delete_beside(resource, at, &options, &request.who, &beside).await?;
+    registry.delete_beside(&resource, at, &options, &request.who, &beside).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(response::json(201, &status))

@@ -49,7 +49,9 @@ impl Builder<'_> {
                 key: self.config.tokens.clone(),
                 issuer: self.config.issuer.clone(),
             }),
-            ("", "events" | "endpoints") => Arc::new(leases::CreatedByUpdate { blindly: true }),
+            ("", "events" | "endpoints") | ("events.k8s.io", "events") => {
+                Arc::new(leases::CreatedByUpdate { blindly: true })
+            }
             ("coordination.k8s.io", "leases") => Arc::new(leases::CreatedByUpdate { blindly: false }),
             ("certificates.k8s.io", _) => Arc::new(certificates::Certificates {
                 kind: kind.clone(),

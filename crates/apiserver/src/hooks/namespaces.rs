@@ -65,7 +65,7 @@ impl Hooks for Namespaces {
         let options = WriteOptions::parse(&request.query, "finalize")?;
         let cx = WriteContext { options, who: request.who.clone() };
         let written = registry
-            .modify(resource, Part::System("finalize"), ("", &request.target.name), &cx, |_, old| {
+            .modify(&resource, Part::System("finalize"), ("", &request.target.name), &cx, |_, old| {
                 let mut object = old.clone();
                 object["spec"]["finalizers"] = finalizers.clone();
                 if let Some(meta) = metadata::of(&mut object) {

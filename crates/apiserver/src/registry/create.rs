@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{
     admission::{self, quota},
-    cache::codec,
     request::{body::MAX_OBJECT, options::FieldValidation},
 };
 use bytes::Bytes;
@@ -55,7 +54,7 @@ impl Registry {
             let (object, mut plan) = self.prepare(resource, namespace, value.clone(), cx, manage).await?;
             let name = metadata::text(&object, "name").to_string();
             let key = resource.cache.key(metadata::text(&object, "namespace"), &name);
-            let stored = codec::encode(&resource.cache.body_prefix, &object);
+            let stored = resource.to_stored(&object).await?;
             check_size(&stored)?;
             let taken = resource.cache.get(&key).is_some();
             if taken && !generated {
@@ -66,14 +65,14 @@ impl Registry {
             let _turn = self.admission.quotas.turn(&request, write).await;
             self.admission.quotas.charge(&request, write, &mut plan)?;
             if cx.options.dry_run {
-                return Ok(dry(&stored, &resource.cache.body_prefix));
+                return Ok(dry(resource.body(&object, &stored, Revision(0))));
             }
             if !taken {
                 let own = Txn::create(key.as_str(), stored.clone());
                 plan.txn.conditions.splice(0..0, own.conditions);
                 plan.txn.ops.splice(0..0, own.ops);
                 if let Outcome::Done(revision) = self.commit(plan).await? {
-                    return Ok(codec::with_revision(&resource.cache.body_prefix, &stored, revision));
+                    return Ok(resource.body(&object, &stored, revision));
                 }
                 if resource.cache.get(&key).is_none() {
                     // Not the name was taken but something that the kind writes beside it.
@@ -198,8 +197,7 @@ pub(crate) fn place(meta: &mut serde_json::Map<String, Value>, namespace: &str) 
 }
 
 /// What is shown of an object that was not written.
-pub(crate) fn dry(stored: &Bytes, prefix: &str) -> Bytes {
-    let shown = codec::with_revision(prefix, stored, Revision(0));
+pub(crate) fn dry(shown: Bytes) -> Bytes {
     // Nothing was written, so there is no version.
     let mut value: Value = serde_json::from_slice(&shown).unwrap_or_default();
     if let Some(meta) = metadata::of(&mut value) {

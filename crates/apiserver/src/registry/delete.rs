@@ -64,7 +64,6 @@ impl Registry {
         who: &Identity,
         beside: Beside<'_>,
     ) -> Result<Deleted, Status> {
-        let prefix = &resource.cache.body_prefix;
         let key = resource.cache.key(namespace, name);
         let mut turn = None;
         for attempt in 0..TRIES {
@@ -98,10 +97,11 @@ impl Registry {
             let mut plan = Plan::default();
             let marked = beside(&old, &mut plan)?;
             match step(resource, &old, marked, options, now) {
-                Step::Nothing => return Ok(Deleted::Marked(current.body())),
+                Step::Nothing => return Ok(Deleted::Marked(resource.show_one(current).await?.body())),
                 Step::Remove => {
+                    let shown = resource.show_one(current.clone()).await?;
                     if options.dry {
-                        return Ok(Deleted::Gone(current.body()));
+                        return Ok(Deleted::Gone(shown.body()));
                     }
                     resource.hooks.remove(&old, &mut plan);
                     let write = quota::Write { old: Some(&old), new: None };
@@ -111,19 +111,22 @@ impl Registry {
                     plan.txn.conditions.splice(0..0, own.conditions);
                     plan.txn.ops.splice(0..0, own.ops);
                     if let Outcome::Done(revision) = self.commit(plan).await? {
-                        return Ok(Deleted::Gone(current.deleted(revision).body()));
+                        return Ok(Deleted::Gone(shown.deleted(revision).body()));
                     }
                 }
                 Step::Mark(new) => {
-                    let stored = codec::encode(prefix, &new);
+                    let prefix = current.stored_prefix().to_string();
+                    let stored = codec::encode(&prefix, &new);
+                    let shown = Arc::new(current.shown_as(stored.clone(), &prefix));
+                    let shown = resource.show_one(shown).await?;
                     if options.dry {
-                        return Ok(Deleted::Marked(codec::with_revision(prefix, &stored, current.revision)));
+                        return Ok(Deleted::Marked(shown.body()));
                     }
                     let own = Txn::replace(key.as_str(), current.revision, stored.clone());
                     plan.txn.conditions.splice(0..0, own.conditions);
                     plan.txn.ops.splice(0..0, own.ops);
                     if let Outcome::Done(revision) = self.commit(plan).await? {
-                        return Ok(Deleted::Marked(codec::with_revision(prefix, &stored, revision)));
+                        return Ok(Deleted::Marked(shown.deleted(revision).body()));
                     }
                 }
             }

@@ -50,8 +50,19 @@ impl Registry {
         Err(status)
     }
 
-    /// Lists objects.
+    /// Lists objects, as the version shows them.
     pub(crate) async fn list(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        options: &ListOptions,
+    ) -> Result<Listing, Status> {
+        let mut listing = self.list_stored(resource, selection, options).await?;
+        listing.objects = resource.show(listing.objects).await?;
+        Ok(listing)
+    }
+
+    async fn list_stored(
         &self,
         resource: &Resource,
         selection: &Selection,

@@ -14,9 +14,11 @@ pub(crate) mod schema;
 pub(crate) mod selection;
 pub(crate) mod table;
 pub(crate) mod update;
+pub(crate) mod versions;
 pub(crate) mod watch;
 
 pub(crate) use hooks::{Cx, Hooks, ObjectPart, Plan, Subresource, SubresourceRequest};
+pub(crate) use versions::Versions;
 
 use crate::{
     Identity, admission,
@@ -24,6 +26,7 @@ use crate::{
     identity::node,
     request::{Target, WriteOptions},
 };
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use orlop_api::{Kind, Status};
@@ -36,11 +39,21 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// A kind with its objects and hooks.
 pub(crate) struct Resource {
+    /// The kind as it is served.
     pub kind: Arc<Kind>,
+    /// Its objects, as they are stored: maybe in another version.
     pub cache: Arc<KindCache>,
+    /// How objects get from one version into the other.
+    pub versions: Versions,
+    /// How a served object begins.
+    pub body_prefix: String,
     pub hooks: Arc<dyn Hooks>,
     /// The type of its objects.
     pub types: Option<orlop_schema::TypeRef>,
+    /// The schema of a custom kind, for OpenAPI.
+    pub schema: Option<Value>,
+    /// What every request is warned of.
+    pub warning: Option<String>,
 }
 
 impl Resource {
@@ -66,6 +79,31 @@ impl Resource {
         self.hooks.parts().iter().find(|part| part.name == name)
     }
 
+    /// A built-in kind; `None` where what it is stored as is not served.
+    pub(crate) fn built_in(kind: &Arc<Kind>, caches: &Caches, hooks: Arc<dyn Hooks>) -> Option<Self> {
+        let (cache, versions) = match &kind.stored_as {
+            None => (caches.of(&kind.group, &kind.plural)?, Versions::Stored),
+            Some(other) => {
+                (caches.of(&other.group, &other.plural)?, Versions::Pure(other.conversion.clone()))
+            }
+        };
+        Some(Self {
+            body_prefix: crate::cache::codec::prefix(kind),
+            types: orlop_schema::Types::of(&kind.api_version(), &kind.kind),
+            kind: kind.clone(),
+            cache,
+            versions,
+            hooks,
+            schema: None,
+            warning: None,
+        })
+    }
+
+    /// Whether it is a custom resource.
+    pub(crate) fn is_custom(&self) -> bool {
+        self.schema.is_some()
+    }
+
     /// An object, or 404.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.get(&self.cache.key(namespace, name)).ok_or_else(|| Status::not_found(&self.kind, name))
@@ -79,8 +117,22 @@ pub(crate) struct Registry {
     pub clock: Clock,
     pub admission: admission::Chain,
     turns: commit::Turns,
-    resources: HashMap<(String, String, String), Arc<Resource>>,
+    served: ArcSwap<Served>,
+}
+
+/// What is served at a time.
+pub(crate) struct Served {
+    /// By `group/version/plural`.
+    by_name: HashMap<String, Arc<Resource>>,
     ordered: Vec<Arc<Resource>>,
+}
+
+impl Served {
+    fn new(ordered: Vec<Arc<Resource>>) -> Self {
+        let name = |kind: &Kind| format!("{}/{}/{}", kind.group, kind.version, kind.plural);
+        let by_name = ordered.iter().map(|r| (name(&r.kind), r.clone())).collect();
+        Self { by_name, ordered }
+    }
 }
 
 /// How a write is to be made.
@@ -134,31 +186,29 @@ impl Registry {
         clock: Clock,
         resources: Vec<Arc<Resource>>,
     ) -> Self {
-        let by_name = resources
-            .iter()
-            .map(|r| {
-                let kind = &r.kind;
-                ((kind.group.to_string(), kind.version.to_string(), kind.plural.to_string()), r.clone())
-            })
-            .collect();
+        let served = ArcSwap::from_pointee(Served::new(resources));
         Self {
             store,
             caches,
             clock,
             admission: admission::Chain::new(),
             turns: commit::Turns::default(),
-            resources: by_name,
-            ordered: resources,
+            served,
         }
     }
 
+    /// Replaces what is served. Requests that are under way go on with what they began with.
+    pub(crate) fn serve(&self, resources: Vec<Arc<Resource>>) {
+        self.served.store(Arc::new(Served::new(resources)));
+    }
+
     /// The resource with that group, version and plural name.
-    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(&(group.to_string(), version.to_string(), plural.to_string()))
+    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.served.load().by_name.get(&format!("{group}/{version}/{plural}")).cloned()
     }
 
     /// The resource of a path, or 404.
-    pub(crate) fn resource(&self, target: &Target) -> Result<&Arc<Resource>, Status> {
+    pub(crate) fn resource(&self, target: &Target) -> Result<Arc<Resource>, Status> {
         let resource = self
             .find(&target.group, &target.version, &target.resource)
             .ok_or_else(Status::no_such_resource)?;
@@ -171,8 +221,8 @@ impl Registry {
     }
 
     /// All resources, in the order of the table.
-    pub(crate) fn resources(&self) -> &[Arc<Resource>] {
-        &self.ordered
+    pub(crate) fn resources(&self) -> Vec<Arc<Resource>> {
+        self.served.load().ordered.clone()
     }
 
     /// The time now.

@@ -38,9 +38,14 @@ fn view(paths: &ScalePaths, object: &Value) -> Value {
 
 impl Registry {
     /// The `Scale` of an object.
-    pub(crate) fn scale(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Bytes, Status> {
+    pub(crate) async fn scale(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Bytes, Status> {
         let paths = paths(resource)?;
-        let object = resource.get(namespace, name)?;
+        let object = resource.show_one(resource.get(namespace, name)?).await?;
         Ok(view(paths, &object.value()).to_string().into())
     }
 

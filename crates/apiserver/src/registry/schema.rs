@@ -105,9 +105,15 @@ impl Resource {
         mut complaints: Vec<String>,
         validation: FieldValidation,
     ) -> Result<Vec<String>, Status> {
-        let unknown = orlop_schema::conform(self.types()?, value)
-            .map_err(|m| m.to_status(&self.kind.kind, &self.kind.version))?;
-        complaints.extend(unknown.iter().map(ToString::to_string));
+        match self.kind.rules.fit(value) {
+            Some(Ok(unknown)) => complaints.extend(unknown.iter().map(|p| format!("unknown field {p:?}"))),
+            Some(Err(why)) => return Err(Status::bad_request(why)),
+            None => {
+                let unknown = orlop_schema::conform(self.types()?, value)
+                    .map_err(|m| m.to_status(&self.kind.kind, &self.kind.version))?;
+                complaints.extend(unknown.iter().map(ToString::to_string));
+            }
+        }
         match validation {
             FieldValidation::Ignore => Ok(Vec::new()),
             FieldValidation::Warn => Ok(complaints),

@@ -54,7 +54,7 @@ impl Selection {
                 let field = match term.path.as_str() {
                     "metadata.name" => Field::Name,
                     "metadata.namespace" => Field::Namespace,
-                    path => Field::Selectable(kind.selectable_fields.iter().position(|f| f == path)?),
+                    path => Field::Selectable(resource.stored_field(path)?),
                 };
                 Some((field, term.value.clone(), term.negated))
             })

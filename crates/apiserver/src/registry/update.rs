@@ -9,10 +9,9 @@ use super::{
 };
 use crate::{
     admission::{self, quota},
-    cache::{codec, object::Object},
+    cache::object::Object,
     request::options::FieldValidation,
 };
-use bytes::Bytes;
 use orlop_api::{FieldError, Status, metadata::validate_object_meta};
 use orlop_store::Txn;
 use serde_json::{Value, json};
@@ -31,7 +30,7 @@ pub(crate) struct Change {
 enum Ready {
     /// Nothing changed.
     Same,
-    Put(Value, Bytes, Plan),
+    Put(Value, Plan),
     Remove(Plan),
 }
 
@@ -111,11 +110,11 @@ impl Registry {
                 turn = Some(self.turns.enter(&key).await);
             }
             let current = resource.cache.get(&key).ok_or_else(|| Status::not_found(&resource.kind, name))?;
-            let old = current.value();
-            let changed = change(&current, &old)?;
+            let shown = resource.show_one(current.clone()).await?;
+            let old = shown.value();
+            let changed = change(&shown, &old)?;
             let warnings = changed.warnings.clone();
             let done = |body| Ok(Written { body, created: false, warnings });
-            let prefix = &resource.cache.body_prefix;
             let request = admission::Request::write(
                 self,
                 &resource.kind,
@@ -127,18 +126,20 @@ impl Registry {
             let quotas = &self.admission.quotas;
             let charged;
             let (stored, mut plan) = match self.ready(resource, part, &old, changed, cx).await? {
-                Ready::Same => return done(current.body()),
-                Ready::Put(new, stored, mut plan) => {
-                    let write = quota::Write { old: Some(&old), new: Some(&new) };
+                Ready::Same => return done(shown.body()),
+                Ready::Put(object, mut plan) => {
+                    let stored = resource.to_stored(&object).await?;
+                    check_size(&stored)?;
+                    let write = quota::Write { old: Some(&old), new: Some(&object) };
                     charged = quotas.turn(&request, write).await;
                     quotas.charge(&request, write, &mut plan)?;
                     if cx.options.dry_run {
-                        return done(codec::with_revision(prefix, &stored, current.revision));
+                        return done(resource.body(&object, &stored, current.revision));
                     }
                     let own = Txn::replace(key.as_str(), current.revision, stored.clone());
                     plan.txn.conditions.splice(0..0, own.conditions);
                     plan.txn.ops.splice(0..0, own.ops);
-                    (Some(stored), plan)
+                    (Some((object, stored)), plan)
                 }
                 Ready::Remove(mut plan) => {
                     let write = quota::Write { old: Some(&old), new: None };
@@ -149,7 +150,7 @@ impl Registry {
             };
             if stored.is_none() {
                 if cx.options.dry_run {
-                    return done(current.body());
+                    return done(shown.body());
                 }
                 let own = Txn::delete(key.as_str(), current.revision);
                 plan.txn.conditions.splice(0..0, own.conditions);
@@ -158,8 +159,8 @@ impl Registry {
             match self.commit(plan).await? {
                 Outcome::Done(revision) => {
                     let body = match stored {
-                        Some(stored) => codec::with_revision(prefix, &stored, revision),
-                        None => current.deleted(revision).body(),
+                        Some((object, stored)) => resource.body(&object, &stored, revision),
+                        None => shown.deleted(revision).body(),
                     };
                     return done(body);
                 }
@@ -224,8 +225,7 @@ impl Registry {
             errors.extend((part.validate)(&new, old));
         } else if by_client {
             kind.rules.prepare_update(&mut new, old);
-            errors.extend(kind.rules.validate(&new));
-            errors.extend(kind.rules.validate_update(&new, old));
+            errors.extend(kind.rules.validate_change(&new, old));
         }
         if !errors.is_empty() {
             return Err(Status::invalid(kind, name, &errors));
@@ -245,7 +245,7 @@ impl Registry {
         // What the server itself writes (a binding) is nobody's new wish.
         if kind.has_generation
             && by_client
-            && desired_differs(&new, old)
+            && desired_differs(&new, old, kind.has_status)
             && let Some(meta) = metadata::of(&mut new)
         {
             let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
@@ -266,9 +266,7 @@ impl Registry {
         if same(&new, old) && plan.txn.ops.is_empty() {
             return Ok(Ready::Same);
         }
-        let stored = codec::encode(&resource.cache.body_prefix, &new);
-        check_size(&stored)?;
-        Ok(Ready::Put(new, stored, plan))
+        Ok(Ready::Put(new, plan))
     }
 
     /// What the part that is written leaves as it is.
@@ -329,15 +327,16 @@ fn check_preconditions(resource: &Resource, old: &Value, new: &Value) -> Result<
     Ok(())
 }
 
-/// Whether anything but metadata and status differs: what `generation` counts.
-fn desired_differs(new: &Value, old: &Value) -> bool {
-    fn desired(v: &Value) -> impl Iterator<Item = (&String, &Value)> {
-        v.as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-    }
-    !desired(new).eq(desired(old))
+/// Whether anything but metadata differs, or a status that is written apart: what `generation` counts.
+fn desired_differs(new: &Value, old: &Value, has_status: bool) -> bool {
+    let counts = |key: &str| match key {
+        "metadata" | "apiVersion" | "kind" => false,
+        "status" => !has_status,
+        _ => true,
+    };
+    let mut a = new.as_object().into_iter().flatten().filter(|(k, _)| counts(k));
+    let mut b = old.as_object().into_iter().flatten().filter(|(k, _)| counts(k));
+    !a.by_ref().eq(b.by_ref())
 }
 
 /// Whether a write would change nothing that matters: times in managed fields do not.

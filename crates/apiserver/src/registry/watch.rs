@@ -2,7 +2,7 @@
 //! of changes"). A watcher holds a place in the kind's ring and nothing else; each batch of events is one chunk.
 
 use super::{
-    Registry, Resource,
+    Registry, Resource, Versions,
     selection::Selection,
     table::{self, Shape},
 };
@@ -52,6 +52,8 @@ struct Watcher {
     /// Whether the end of the initial objects must be told.
     tell_initial_end: bool,
     columns_told: bool,
+    /// Events whose objects must be converted before they are shown.
+    pending: Vec<(EventKind, Arc<Object>)>,
     deadline: Instant,
     next_bookmark: Instant,
     stop: CancellationToken,
@@ -111,6 +113,7 @@ impl Registry {
             initial,
             tell_initial_end: options.send_initial_events == Some(true) && options.bookmarks,
             columns_told: false,
+            pending: Vec::new(),
             deadline: now + timeout,
             next_bookmark: now + BOOKMARK,
             stop,
@@ -147,6 +150,9 @@ impl Watcher {
         let mut out = Vec::new();
         loop {
             self.take_initial(&mut out);
+            if let Err(status) = self.convert(&mut out).await {
+                return self.broken(out, &status);
+            }
             if self.initial.is_empty() {
                 // Read first: everything up to here is in the ring when the ring is read.
                 let applied = self.registry.caches.applied();
@@ -157,11 +163,13 @@ impl Watcher {
                 let caught_up = match self.take_events(&mut out) {
                     Ok(caught_up) => caught_up,
                     Err(Gone { oldest }) => {
-                        out.extend_from_slice(&error_line(&expired(self.start.0, oldest)));
-                        self.ended = true;
-                        return Some(out.into());
+                        let status = expired(self.start.0, oldest);
+                        return self.broken(out, &status);
                     }
                 };
+                if let Err(status) = self.convert(&mut out).await {
+                    return self.broken(out, &status);
+                }
                 if caught_up && self.bookmarks && Instant::now() >= self.next_bookmark {
                     self.bookmark(applied, false, &mut out);
                 }
@@ -172,10 +180,30 @@ impl Watcher {
             if !out.is_empty() {
                 return Some(out.into());
             }
-            if !self.wait().await {
+            if self.resource.cache.is_closed() || !self.wait().await {
                 return None;
             }
         }
+    }
+
+    /// The end of a watch that cannot go on.
+    fn broken(&mut self, mut out: Vec<u8>, status: &Status) -> Option<Bytes> {
+        out.extend_from_slice(&error_line(status));
+        self.ended = true;
+        Some(out.into())
+    }
+
+    /// Appends what had to be converted first.
+    async fn convert(&mut self, out: &mut Vec<u8>) -> Result<(), Status> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let (kinds, objects): (Vec<EventKind>, Vec<Arc<Object>>) = self.pending.drain(..).unzip();
+        let objects = self.resource.show(objects).await?;
+        for (kind, object) in kinds.into_iter().zip(objects) {
+            self.write(kind, &object, out);
+        }
+        Ok(())
     }
 
     /// Waits until there may be something to tell; false when the watch is over.
@@ -191,7 +219,7 @@ impl Watcher {
     }
 
     fn take_initial(&mut self, out: &mut Vec<u8>) {
-        while out.len() < CHUNK {
+        while out.len() < CHUNK && self.pending.len() < BATCH {
             let Some(object) = self.initial.pop_front() else { break };
             self.line(EventKind::Added, &object, out);
         }
@@ -211,7 +239,7 @@ impl Watcher {
                 // It left the selection: what is shown is its last state in it, with the revision that took it away.
                 Some(EventKind::Deleted) if event.kind != EventKind::Deleted => {
                     let Some(previous) = &event.previous else { continue };
-                    let last = previous.deleted(event.revision);
+                    let last = Arc::new(previous.deleted(event.revision));
                     self.line(EventKind::Deleted, &last, out);
                 }
                 Some(kind) => self.line(kind, &event.object, out),
@@ -221,7 +249,14 @@ impl Watcher {
         Ok(!full)
     }
 
-    fn line(&mut self, kind: EventKind, object: &Object, out: &mut Vec<u8>) {
+    fn line(&mut self, kind: EventKind, object: &Arc<Object>, out: &mut Vec<u8>) {
+        match self.resource.versions {
+            Versions::Stored => self.write(kind, object, out),
+            _ => self.pending.push((kind, object.clone())),
+        }
+    }
+
+    fn write(&mut self, kind: EventKind, object: &Object, out: &mut Vec<u8>) {
         out.reserve(object.size() + 40);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.name().as_bytes());

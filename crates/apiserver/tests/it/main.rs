@@ -16,4 +16,5 @@ mod services;
 mod support;
 mod tls;
 mod tokens;
+mod versions;
 mod watches;
