@@ -124,7 +124,7 @@ pub trait Conversion: Send + Sync {
     fn to_stored(&self, object: &mut Value);
 
     /// Makes an object of this kind out of a stored one.
-    fn from_stored(&self, object: &mut Value);
+    fn show_stored(&self, object: &mut Value);
 
     /// What a selectable field of this kind is called in the stored one.
     fn stored_field(&self, path: &str) -> Text {

@@ -52,15 +52,27 @@ impl ApiServer {
         let (verb, headers) = (request.info.verb, &request.parts.headers);
         let target = bindings::of_collection(&target, verb, headers, &request.body)?.unwrap_or(target);
         let resource = self.registry.resource(&target)?;
+        let mut answer = self.resource(&resource, target, request).await?;
+        if let Some(warning) = &resource.warning {
+            response::warn(&mut answer, warning);
+        }
+        Ok(answer)
+    }
+
+    /// Does what is asked of a resource.
+    async fn resource(
+        self: &Arc<Self>,
+        resource: &Arc<Resource>,
+        target: Target,
+        request: Admitted,
+    ) -> Result<Response, Status> {
         match target.subresource.as_str() {
-            "" => self.object(&resource, &target, request).await,
-            "status" if resource.kind.has_status => {
-                self.part(&resource, &target, Part::Status, request).await
-            }
-            "scale" if resource.kind.scale.is_some() => self.scale(&resource, &target, request).await,
+            "" => self.object(resource, &target, request).await,
+            "status" if resource.kind.has_status => self.part(resource, &target, Part::Status, request).await,
+            "scale" if resource.kind.scale.is_some() => self.scale(resource, &target, request).await,
             name => {
                 if let Some(part) = resource.part(name) {
-                    return self.part(&resource, &target, Part::Other(part.name), request).await;
+                    return self.part(resource, &target, Part::Other(part.name), request).await;
                 }
                 let found = resource.hooks.subresources().iter().find(|s| s.name == name);
                 let found = found.ok_or_else(Status::no_such_resource)?;

@@ -6,6 +6,7 @@
 mod admission;
 mod cache;
 mod config;
+mod custom;
 mod discovery;
 mod dispatch;
 mod health;

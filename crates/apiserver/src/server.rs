@@ -3,6 +3,7 @@
 use crate::{
     Config, Error, Identity, InProcess,
     cache::Caches,
+    custom,
     discovery::Discovery,
     hooks::{self, Allocations},
     identity::{
@@ -63,7 +64,11 @@ pub struct ApiServer {
 impl ApiServer {
     /// Reads the state from the store, makes the objects that every cluster has, and starts the tasks that keep the server
     /// up to date. They end when the server is dropped.
-    pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
+    pub async fn start(mut config: Config) -> Result<Arc<Self>, Error> {
+        let definitions = orlop_custom::definition::kind();
+        if !config.kinds.iter().any(|k| k.group == definitions.group && k.plural == definitions.plural) {
+            config.kinds.push(definitions);
+        }
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let allocations = Arc::new(Allocations::new(config.service_range, config.node_ports.clone())?);
         let rbac = Rbac::default();
@@ -98,6 +103,7 @@ impl ApiServer {
             halt,
             config,
         });
+        custom::Manager::start(&server).await;
         hooks::defaults::reconcile(&server, service_address).await?;
         rbac::defaults::reconcile(&server).await?;
         hooks::events::start_expiry(&server.registry, server.config.event_ttl, server.stop.clone());

@@ -39,6 +39,7 @@ pub use decl::{Decl, FieldDecl, ListType, escape};
 pub use eval::EvalError;
 pub use library::format::is_uuid;
 pub use library::time::parse_duration;
+pub use library::url::is_uri;
 pub use types::{ObjectType, Type};
 pub use value::{Authorization, Authorizer, Key, Question, Value};
 

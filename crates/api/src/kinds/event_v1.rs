@@ -67,7 +67,7 @@ impl Conversion for Event {
         rename(object, NAMES.into_iter());
     }
 
-    fn from_stored(&self, object: &mut Value) {
+    fn show_stored(&self, object: &mut Value) {
         rename(object, NAMES.into_iter().map(|(here, there)| (there, here)));
     }
 
@@ -187,7 +187,7 @@ mod tests {
             "message": "m", "source": {"component": "c"}, "count": 2, "type": "Normal", "reason": "R",
         });
         let mut shown = stored.clone();
-        rules().from_stored(&mut shown);
+        rules().show_stored(&mut shown);
         assert_eq!(shown["regarding"]["kind"], "Pod");
         assert_eq!(shown["note"], "m");
         assert_eq!(shown["deprecatedSource"]["component"], "c");

@@ -100,7 +100,8 @@ impl Hooks for Certificates {
 
     async fn serve(&self, request: SubresourceRequest) -> Result<Response, Status> {
         let registry = &request.registry;
-        let resource = registry.resource(&request.target)?;
+        let found = registry.resource(&request.target)?;
+        let resource = &*found;
         let name = request.target.name.as_str();
         let headers = &request.parts.headers;
         if request.verb == Verb::Get {

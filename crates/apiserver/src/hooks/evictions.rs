@@ -65,7 +65,7 @@ fn charge(
     let all = resource.cache.snapshot(&prefix, None, 0, |_| true);
     let budgets: Vec<_> = all.objects.iter().map(|object| (object, object.value())).collect();
     let mine: Vec<_> = budgets.into_iter().filter(|(_, budget)| covers(budget, pod)).collect();
-    let Some(charged) = decide(resource, pod, &mine.iter().map(|(_, b)| b).collect::<Vec<_>>(), now)? else {
+    let Some(charged) = decide(&resource, pod, &mine.iter().map(|(_, b)| b).collect::<Vec<_>>(), now)? else {
         return Ok(());
     };
     let [(object, old)] = mine.as_slice() else { return Ok(()) };
@@ -222,6 +222,10 @@ mod tests {
             cache: std::sync::Arc::new(crate::cache::kind_cache::KindCache::new(kind.clone())),
             hooks: std::sync::Arc::new(crate::registry::hooks::Plain),
             types: None,
+            versions: crate::registry::Versions::Stored,
+            body_prefix: String::new(),
+            schema: None,
+            warning: None,
             kind,
         }
     }

@@ -21,7 +21,7 @@ mod services;
 pub(crate) use allocations::Allocations;
 
 use crate::{
-    Config,
+    Config, custom,
     identity::authorize::Authorization,
     registry::{Hooks, hooks::Plain},
     streaming::Nodes,
@@ -53,6 +53,7 @@ impl Builder<'_> {
                 Arc::new(leases::CreatedByUpdate { blindly: true })
             }
             ("coordination.k8s.io", "leases") => Arc::new(leases::CreatedByUpdate { blindly: false }),
+            ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions),
             ("certificates.k8s.io", _) => Arc::new(certificates::Certificates {
                 kind: kind.clone(),
                 authorization: self.authorization.clone(),

@@ -99,11 +99,6 @@ impl Resource {
         })
     }
 
-    /// Whether it is a custom resource.
-    pub(crate) fn is_custom(&self) -> bool {
-        self.schema.is_some()
-    }
-
     /// An object, or 404.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.get(&self.cache.key(namespace, name)).ok_or_else(|| Status::not_found(&self.kind, name))

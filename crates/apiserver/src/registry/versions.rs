@@ -65,7 +65,7 @@ impl Resource {
     async fn convert_shown(&self, mut values: Vec<Value>) -> Result<Vec<Value>, Status> {
         match &self.versions {
             Versions::Stored => return Ok(values),
-            Versions::Pure(rule) => values.iter_mut().for_each(|v| rule.from_stored(v)),
+            Versions::Pure(rule) => values.iter_mut().for_each(|v| rule.show_stored(v)),
             Versions::Renamed => {}
             Versions::Asked(converter) => {
                 values = converter.convert(values, &self.kind.api_version()).await?;

@@ -5,6 +5,7 @@
 
 mod admission;
 mod certificates;
+mod custom;
 mod discovery;
 mod nodes;
 mod objects;

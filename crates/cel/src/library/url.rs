@@ -105,6 +105,11 @@ impl Url {
     }
 }
 
+/// Whether a text is an absolute URI or path.
+pub fn is_uri(text: &str) -> bool {
+    Url::parse(text).is_ok()
+}
+
 fn unescape(text: &str) -> String {
     let (mut out, mut bytes) = (Vec::new(), text.bytes());
     while let Some(byte) = bytes.next() {
