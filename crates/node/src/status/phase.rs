@@ -91,10 +91,12 @@ pub(super) fn phase(input: &StatusInput<'_>, init: &[ContainerStatus], main: &[C
     if failed > 0 && input.view.termination.is_some() && input.over() {
         return Phase::Failed;
     }
-    decide(input, &count, initializing + failed)
+    let accompanied =
+        init.iter().any(|s| running(s) && role_of(&s.name).is_some_and(|(r, _)| r == Role::Sidecar));
+    decide(input, &count, initializing + failed, accompanied)
 }
 
-fn decide(input: &StatusInput<'_>, count: &Count, initializing: usize) -> Phase {
+fn decide(input: &StatusInput<'_>, count: &Count, initializing: usize, accompanied: bool) -> Phase {
     let total = count.running + count.waiting + count.stopped;
     if input.over() {
         // Nothing is started any more: what has ended has ended for good.
@@ -107,7 +109,8 @@ fn decide(input: &StatusInput<'_>, count: &Count, initializing: usize) -> Phase 
     if count.waiting > 0 || (initializing > 0 && count.running == 0 && count.stopped == 0) {
         return Phase::Pending;
     }
-    if count.running > 0 || count.restarting > 0 {
+    // A pod is not over while a sidecar still runs.
+    if count.running > 0 || count.restarting > 0 || accompanied {
         return Phase::Running;
     }
     if count.stopped == count.succeeded {

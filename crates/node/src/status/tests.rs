@@ -104,6 +104,22 @@ fn spec(policy: &str) -> Value {
 }
 
 #[test]
+fn a_pod_is_not_over_while_a_sidecar_runs() {
+    let side = json!([{"name": "side", "image": "img", "restartPolicy": "Always"}]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": side, "containers": [{"name": "a", "image": "img"}]});
+    for (side, main, want) in [
+        (None, Some(0), "Running"),
+        (None, Some(3), "Running"),
+        (Some(0), Some(0), "Succeeded"),
+        (Some(137), Some(3), "Failed"),
+    ] {
+        let case =
+            Case::new(spec.clone()).container("side", 0, side).container("a", 0, main).ends(Cause::Ended);
+        assert_eq!(case.json()["phase"], want, "{side:?} {main:?}");
+    }
+}
+
+#[test]
 fn the_phase_follows_from_the_containers() {
     type Exit = Option<Option<i32>>;
     let (none, runs): (Exit, Exit) = (None, Some(None));
