@@ -22,6 +22,7 @@ mod serve;
 mod server;
 mod service;
 mod streaming;
+mod webhook;
 
 pub use config::{Config, Limits, Version};
 pub use identity::Identity;

@@ -1,6 +1,6 @@
 //! What a definition makes the server serve: a resource for each served version, all over one cache.
 
-use super::{hooks::CustomResources, webhook::Webhook};
+use super::{conversion::Webhook, hooks::CustomResources};
 use crate::{
     cache::{Caches, codec, kind_cache::KindCache},
     registry::{Hooks, Registry, Resource, Versions, versions::Converter},

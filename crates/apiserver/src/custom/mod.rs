@@ -2,9 +2,9 @@
 //! define, and empties those that are deleted. Level-triggered: every round compares what is defined with what is served.
 //! What is pure about it is in `orlop-custom`.
 
+mod conversion;
 mod hooks;
 mod install;
-mod webhook;
 
 pub(crate) use hooks::Definitions;
 

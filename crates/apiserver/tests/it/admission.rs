@@ -2,69 +2,12 @@
 
 use crate::{
     support::{ask, send, server},
-    tls::{now, request},
+    webhook::{Webhook, webhook},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use orlop_apiserver::{ApiServer, Identity};
-use orlop_pki::{Authority, Usage, tls};
 use serde_json::{Value, json};
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-
-/// A webhook that answers with `respond`; what it is asked it gets as JSON.
-struct Webhook {
-    url: String,
-    bundle: String,
-    calls: Arc<AtomicUsize>,
-    _dir: tempfile::TempDir,
-}
-
-async fn webhook(respond: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
-    let dir = tempfile::tempdir().unwrap();
-    let authority = Authority::open_or_create(dir.path(), now()).unwrap();
-    let credential = authority.issue(&request("webhook", None, Usage::Both), now()).unwrap();
-    let config = tls::server_config(&credential, authority.certificate(), false, &["http/1.1"]).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{}/review", listener.local_addr().unwrap());
-    let calls = Arc::new(AtomicUsize::new(0));
-    let (counted, respond) = (calls.clone(), Arc::new(respond));
-    tokio::spawn(async move {
-        let acceptor = TlsAcceptor::from(config);
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, respond, counted) = (acceptor.clone(), respond.clone(), counted.clone());
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                    let (respond, counted) = (respond.clone(), counted.clone());
-                    async move {
-                        counted.fetch_add(1, Ordering::SeqCst);
-                        let bytes = request.into_body().collect().await.unwrap().to_bytes();
-                        let review: Value = serde_json::from_slice(&bytes).unwrap();
-                        let mut response = respond(&review["request"]);
-                        response["uid"] = review["request"]["uid"].clone();
-                        let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
-                        Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(answer.to_string()))))
-                    }
-                });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            });
-        }
-    });
-    Webhook { url, bundle: STANDARD.encode(authority.certificate()), calls, _dir: dir }
-}
+use std::sync::{Arc, atomic::Ordering};
 
 impl Webhook {
     /// Makes it known. `more` changes the entry of the configuration.
@@ -128,6 +71,40 @@ async fn a_mutating_webhook_changes_what_is_written_and_a_validating_one_sees_th
         status["message"],
         "admission webhook \"judge.example.com\" denied the request: nobody looked at it"
     );
+}
+
+#[tokio::test]
+async fn a_webhook_behind_a_service_is_found_and_must_show_the_services_name() {
+    let server = server().await;
+    let judge = webhook(|_| json!({"allowed": false, "status": {"message": "not here"}})).await;
+    let service = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"type": "ExternalName", "externalName": "localhost"}})
+    };
+    let client = |service: &str| {
+        json!({"clientConfig": {"caBundle": judge.bundle,
+        "service": {"namespace": "default", "name": service, "port": judge.port, "path": "/review"}}})
+    };
+    for name in ["judge", "stranger"] {
+        let (code, body) = ask(&server, "POST", "/api/v1/namespaces/default/services", service(name)).await;
+        assert_eq!(code, 201, "{body}");
+    }
+    judge.register(&server, VALIDATING, "judge", client("judge")).await;
+    let (code, body) = ask(&server, "POST", MAPS, map("a")).await;
+    let why = "admission webhook \"judge.example.com\" denied the request: not here";
+    assert_eq!((code, body["message"].as_str().unwrap()), (400, why));
+    // Its certificate is for judge.default.svc: what only leads to it is not believed.
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/judge";
+    assert_eq!(ask(&server, "DELETE", path, Value::Null).await.0, 200);
+    for (name, error) in
+        [("stranger", "tls: failed to verify certificate: "), ("missing", "service \"missing\" not found")]
+    {
+        judge.register(&server, VALIDATING, "judge", client(name)).await;
+        let (code, body) = ask(&server, "POST", MAPS, map("a")).await;
+        assert!(code == 500 && body["message"].as_str().unwrap().contains(error), "{body}");
+        assert_eq!(ask(&server, "DELETE", path, Value::Null).await.0, 200);
+    }
+    assert_eq!(judge.calls.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

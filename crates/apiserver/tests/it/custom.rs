@@ -1,6 +1,9 @@
 //! Custom resources, from their definition to their end.
 
-use crate::support::{ask, send, server, server_with};
+use crate::{
+    support::{ask, send, server, server_with},
+    webhook::webhook,
+};
 use futures::StreamExt;
 use kube::{
     Api,
@@ -9,7 +12,10 @@ use kube::{
 use orlop_apiserver::{ApiServer, Config, Identity};
 use orlop_store::embedded::Embedded;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const TABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
@@ -296,6 +302,89 @@ async fn versions_without_conversion_differ_in_their_name_and_defaults_come_on_r
     );
     let (_, group) = ask(&server, "GET", "/apis/stable.example.com", Value::Null).await;
     assert_eq!(group["preferredVersion"]["version"], "v2");
+}
+
+/// Between `{"at": "host:1"}` in v2 and `{"host": "host", "port": 1}` in v1.
+fn convert(request: &Value) -> Value {
+    let wanted = request["desiredAPIVersion"].as_str().unwrap();
+    let one = |object: &Value| {
+        let mut object = object.clone();
+        let spec = &object["spec"];
+        let new = match spec["at"].as_str().and_then(|at| at.split_once(':')) {
+            Some((host, port)) => json!({"host": host, "port": port.parse::<i64>().unwrap()}),
+            None => json!({"at": format!("{}:{}", spec["host"].as_str().unwrap(), spec["port"])}),
+        };
+        (object["apiVersion"], object["spec"]) = (json!(wanted), new);
+        object
+    };
+    let objects: Vec<Value> = request["objects"].as_array().unwrap().iter().map(one).collect();
+    match objects.iter().any(|o| o["spec"]["host"] == "lost") {
+        true => json!({"result": {"status": "Failed", "message": "nobody knows it"}}),
+        false => json!({"convertedObjects": objects, "result": {"status": "Success"}}),
+    }
+}
+
+#[tokio::test]
+async fn versions_are_converted_by_a_webhook_on_the_way_in_and_out() {
+    let server = server().await;
+    let converter = webhook(convert).await;
+    let version = |name: &str, storage: bool, properties: Value| {
+        let spec = json!({"type": "object", "properties": properties});
+        json!({"name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}})
+    };
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "doors.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "doors", "kind": "Door"},
+            "versions": [
+                version("v1", true, json!({"host": {"type": "string"}, "port": {"type": "integer"}})),
+                version("v2", false, json!({"at": {"type": "string"}})),
+            ],
+            "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+                "clientConfig": {"url": converter.url, "caBundle": converter.bundle}}},
+        },
+    });
+    let (code, body) = ask(&server, "POST", DEFINITIONS, definition).await;
+    assert_eq!(code, 201, "{body}");
+    let path = |version: &str| format!("/apis/example.com/{version}/namespaces/default/doors");
+    until(&server, &path("v1"), true).await;
+    let door = |version: &str, name: &str, spec: Value| json!({"apiVersion": format!("example.com/{version}"), "kind": "Door", "metadata": {"name": name}, "spec": spec});
+    let v1 = door("v1", "old", json!({"host": "a", "port": 1}));
+    assert_eq!(ask(&server, "POST", &path("v1"), v1).await.0, 201);
+    assert_eq!(converter.calls.load(Ordering::SeqCst), 0, "what is stored as it came needs nobody");
+    let (code, made) = ask(&server, "POST", &path("v2"), door("v2", "new", json!({"at": "b:2"}))).await;
+    assert_eq!(
+        (code, &made["spec"], &made["apiVersion"]),
+        (201, &json!({"at": "b:2"}), &json!("example.com/v2")),
+        "{made}"
+    );
+
+    let (_, shown) = ask(&server, "GET", &format!("{}/new", path("v1")), Value::Null).await;
+    assert_eq!(shown["spec"], json!({"host": "b", "port": 2}), "{shown}");
+    let (_, list) = ask(&server, "GET", &path("v2"), Value::Null).await;
+    let specs: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|i| &i["spec"]).collect();
+    assert_eq!(specs, [&json!({"at": "b:2"}), &json!({"at": "a:1"})], "{list}");
+    let patch = json!({"spec": {"at": "c:3"}});
+    let (code, changed) = ask(&server, "PATCH", &format!("{}/old", path("v2")), patch).await;
+    assert_eq!((code, &changed["spec"]["at"]), (200, &json!("c:3")), "{changed}");
+    let (_, shown) = ask(&server, "GET", &format!("{}/old", path("v1")), Value::Null).await;
+    assert_eq!(shown["spec"], json!({"host": "c", "port": 3}), "{shown}");
+
+    let (code, refused) = ask(&server, "POST", &path("v2"), door("v2", "x", json!({"at": "lost:9"}))).await;
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        code == 500
+            && message.contains("conversion webhook for example.com")
+            && message.contains("nobody knows it"),
+        "{refused}"
+    );
+    assert_eq!(
+        ask(&server, "GET", &format!("{}/x", path("v1")), Value::Null).await.0,
+        404,
+        "nothing is half there"
+    );
 }
 
 #[tokio::test]

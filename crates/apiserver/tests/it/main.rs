@@ -19,3 +19,4 @@ mod tls;
 mod tokens;
 mod versions;
 mod watches;
+mod webhook;

@@ -1,7 +1,6 @@
 //! Admission webhooks (Kubernetes documentation, "Dynamic Admission Control"): which ones a write concerns, calling them, and
 //! what follows from their answers. Where there are no configurations, nothing of this runs.
 
-pub(crate) mod client;
 mod review;
 
 use super::{
@@ -9,7 +8,10 @@ use super::{
     expressions::{self, Expressions, Names},
     matching, notes,
 };
-use crate::identity::Authorizer;
+use crate::{
+    identity::Authorizer,
+    webhook::{self, Patience},
+};
 use futures::future::join_all;
 use orlop_api::{
     Status,
@@ -20,6 +22,8 @@ use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
 const GROUP: &str = "admissionregistration.k8s.io";
+/// Bytes of an answer: a patch is hardly ever larger than the object, and that is limited.
+const LARGEST: usize = 3 << 20;
 
 /// Which of the two kinds of webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +127,12 @@ impl Caller<'_> {
         let versions = list(&hook.value, "/admissionReviewVersions");
         let version = versions.iter().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1"));
         let seconds = int(&hook.value, "/timeoutSeconds").unwrap_or(10).clamp(1, 30).unsigned_abs();
+        let patience = Patience { timeout: Duration::from_secs(seconds), largest: LARGEST };
         let uid = uuid::Uuid::new_v4().to_string();
         let version = version.unwrap_or("v1");
         let asked = review::ask(request, object, &uid, version);
         let config = hook.value.get("clientConfig").unwrap_or(&Value::Null);
-        let answer = client::post(request.registry, config, Duration::from_secs(seconds), &asked).await;
+        let answer = webhook::post(request.registry, config, patience, &asked).await;
         match answer.and_then(|answer| review::read(name, &answer, &uid, version)) {
             Ok(verdict) => {
                 verdict.warnings.iter().for_each(|w| notes::warn(w.as_str()));

@@ -1,4 +1,4 @@
-//! The call of a webhook over TLS: where it is (a URL, or a Service whose endpoints are looked up in this process), by which
+//! The call of a webhook (admission, conversion) over TLS: where it is (a URL, or a Service whose endpoints are looked up in this process), by which
 //! certificates it is known, and one POST. Never decides anything.
 
 use crate::registry::Registry;
@@ -24,8 +24,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// The largest answer that is read.
-const MAX_ANSWER: usize = 3 << 20;
 /// The authorities of the machine, for webhooks that bring none of their own.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -191,11 +189,26 @@ fn tls(bundle: &str) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// Posts a review to a webhook; the answer is JSON. Errors read like Go's.
+/// How much time and room an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub timeout: Duration,
+    /// Bytes.
+    pub largest: usize,
+}
+
+impl Patience {
+    /// A webhook is told how long it has.
+    fn query(self) -> String {
+        format!("?timeout={}s", self.timeout.as_secs())
+    }
+}
+
+/// Posts a review to the webhook that a `clientConfig` names; the answer is JSON. Errors read like Go's.
 pub(crate) async fn post(
     registry: &Registry,
     config: &Value,
-    timeout: Duration,
+    patience: Patience,
     review: &Value,
 ) -> Result<Value, String> {
     let url = text(config, "/url");
@@ -204,10 +217,10 @@ pub(crate) async fn post(
     } else {
         from_url(url)?
     };
-    let target = format!("https://{}{}?timeout={}s", place.authority, place.path, timeout.as_secs());
+    let target = format!("https://{}{}{}", place.authority, place.path, patience.query());
     let failed = |why: String| format!("Post {target:?}: {why}");
     let config = tls(text(config, "/caBundle")).map_err(failed)?;
-    tokio::time::timeout(timeout, exchange(&place, config, timeout, review))
+    tokio::time::timeout(patience.timeout, exchange(&place, config, patience, review))
         .await
         .unwrap_or_else(|_| Err("context deadline exceeded".into()))
         .map_err(failed)
@@ -216,7 +229,7 @@ pub(crate) async fn post(
 async fn exchange(
     place: &Place,
     config: ClientConfig,
-    timeout: Duration,
+    patience: Patience,
     review: &Value,
 ) -> Result<Value, String> {
     let mut stream = Err("no address".to_string());
@@ -235,7 +248,7 @@ async fn exchange(
         .map_err(|e| format!("tls: failed to verify certificate: {e}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
-    let request = Request::post(format!("{}?timeout={}s", place.path, timeout.as_secs()))
+    let request = Request::post(format!("{}{}", place.path, patience.query()))
         .header(header::HOST, &place.authority)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json, */*")
@@ -245,7 +258,7 @@ async fn exchange(
     let answer = async {
         let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let code = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER)
+        let body = Limited::new(answer.into_body(), patience.largest)
             .collect()
             .await
             .map_err(|e| e.to_string())?
