@@ -47,16 +47,10 @@ struct Event;
 impl Rules for Event {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = FieldErrors::new();
-        let namespace = text(object, "/metadata/namespace");
-        let involved = text(object, "/involvedObject/namespace");
-        // Events about what lives in no namespace are kept in `default`.
-        let agree =
-            if involved.is_empty() { matches!(namespace, "" | "default") } else { involved == namespace };
-        if !agree {
-            errors.invalid("involvedObject.namespace", involved, "does not match event.namespace");
-        }
+        validate_place(object, "involvedObject", &mut errors);
         if has(object, "/eventTime") {
-            validate_new_style(object, &mut errors);
+            validate_report(object, "reportingComponent", "message", &mut errors);
+            validate_series(object, &mut errors);
         }
         errors.into_vec()
     }
@@ -99,19 +93,32 @@ impl Rules for Event {
     }
 }
 
-/// What events with a time of their own must say.
-fn validate_new_style(object: &Value, errors: &mut FieldErrors) {
-    let reporter = text(object, "/reportingComponent");
-    errors.required_and(&Path::new("reportingComponent"), reporter, name::qualified_name);
+/// An event lives where the object is that the field `about` names; one about what lives in no namespace is kept in `default`.
+pub(super) fn validate_place(object: &Value, about: &str, errors: &mut FieldErrors) {
+    let namespace = text(object, "/metadata/namespace");
+    let its = text(object, &format!("/{about}/namespace"));
+    let agree = if its.is_empty() { matches!(namespace, "" | "default") } else { its == namespace };
+    if !agree {
+        errors.invalid(format!("{about}.namespace"), its, "does not match event.namespace");
+    }
+}
+
+/// What events with a time of their own must say: who reports, what was done and why. Two fields have another name in each group.
+pub(super) fn validate_report(object: &Value, reporter: &str, note: &str, errors: &mut FieldErrors) {
+    errors.required_and(&Path::new(reporter), text(object, &format!("/{reporter}")), name::qualified_name);
     for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
         let too_long = move |value: &str| {
             if value.len() > max { vec![format!("can have at most {max} characters")] } else { Vec::new() }
         };
         errors.required_and(&Path::new(field), text(object, &format!("/{field}")), too_long);
     }
-    if text(object, "/message").len() > 1024 {
-        errors.invalid("message", "", "can have at most 1024 characters");
+    if text(object, &format!("/{note}")).len() > 1024 {
+        errors.invalid(note, "", "can have at most 1024 characters");
     }
+}
+
+/// A series is of several, and has a last one.
+pub(super) fn validate_series(object: &Value, errors: &mut FieldErrors) {
     if has(object, "/series") {
         let count = int(object, "/series/count").unwrap_or_default();
         if count < 2 {

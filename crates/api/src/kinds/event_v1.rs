@@ -4,7 +4,6 @@ use super::{base, event, texts};
 use crate::{
     Conversion, FieldError, FieldErrors, Kind, Path, Rules, StoredAs,
     kind::Text,
-    name,
     object::{has, int, text},
 };
 use jiff::Timestamp;
@@ -81,14 +80,7 @@ impl Conversion for Event {
 impl Rules for Event {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = FieldErrors::new();
-        let namespace = text(object, "/metadata/namespace");
-        let regarding = text(object, "/regarding/namespace");
-        // Events about what lives in no namespace are kept in `default`.
-        let agree =
-            if regarding.is_empty() { matches!(namespace, "" | "default") } else { regarding == namespace };
-        if !agree {
-            errors.invalid("regarding.namespace", regarding, "does not match event.namespace");
-        }
+        event::validate_place(object, "regarding", &mut errors);
         // What an old-style reporter wrote through core/v1 may be seen and touched here, too.
         if has(object, "/eventTime") {
             validate_new(object, &mut errors);
@@ -134,17 +126,7 @@ impl Rules for Event {
 }
 
 fn validate_new(object: &Value, errors: &mut FieldErrors) {
-    let reporter = text(object, "/reportingController");
-    errors.required_and(&Path::new("reportingController"), reporter, name::qualified_name);
-    for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
-        let too_long = move |value: &str| {
-            if value.len() > max { vec![format!("can have at most {max} characters")] } else { Vec::new() }
-        };
-        errors.required_and(&Path::new(field), text(object, &format!("/{field}")), too_long);
-    }
-    if text(object, "/note").len() > 1024 {
-        errors.invalid("note", "", "can have at most 1024 characters");
-    }
+    event::validate_report(object, "reportingController", "note", errors);
     let kind = text(object, "/type");
     if !matches!(kind, "Normal" | "Warning") {
         errors.invalid("type", "", format!("has invalid value: {kind}"));
@@ -160,15 +142,7 @@ fn validate_new(object: &Value, errors: &mut FieldErrors) {
     if has(object, "/deprecatedSource/component") || has(object, "/deprecatedSource/host") {
         errors.invalid("deprecatedSource", object["deprecatedSource"].clone(), "needs to be unset");
     }
-    if has(object, "/series") {
-        let count = int(object, "/series/count").unwrap_or_default();
-        if count < 2 {
-            errors.invalid("series.count", count, "should be at least 2");
-        }
-        if !has(object, "/series/lastObservedTime") {
-            errors.required("series.lastObservedTime", "");
-        }
-    }
+    event::validate_series(object, errors);
 }
 
 #[cfg(test)]
