@@ -3,6 +3,7 @@
 
 use crate::{
     library::time::parse_duration,
+    parser::RESERVED,
     types::{ObjectType, Type},
     value::{Key, Value},
 };
@@ -137,34 +138,13 @@ impl Decl {
     }
 }
 
-/// Words that no field of an expression can be called.
-const WORDS: [&str; 20] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-];
+/// Words of the language that are values or operators, so no names either.
+const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 /// What expressions call a property: those of names that the language cannot say are escaped (`__dot__`). `None` for a
 /// name that cannot be said at all.
 pub fn escape(property: &str) -> Option<String> {
-    if WORDS.contains(&property) {
+    if LITERALS.contains(&property) || RESERVED.contains(&property) {
         return Some(format!("__{property}__"));
     }
     if property.is_empty() || property.starts_with(|c: char| c.is_ascii_digit()) {

@@ -14,7 +14,7 @@ const MAX_HEIGHT: usize = 250;
 const MAX_SOURCE: usize = 100_000;
 
 /// Words that are no names.
-const RESERVED: [&str; 16] = [
+pub(crate) const RESERVED: [&str; 16] = [
     "as",
     "break",
     "const",

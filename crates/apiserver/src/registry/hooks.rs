@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 /// What hooks may look at.
 pub(crate) struct Cx<'a> {
-    #[allow(dead_code)] // for kinds whose rules look at other kinds
     pub registry: &'a Registry,
     /// Who writes.
     pub who: &'a Identity,

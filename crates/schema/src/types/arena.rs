@@ -119,7 +119,8 @@ pub const ZERO_TELLS: u32 = 32;
 /// Bits of one number in a field's protobuf path.
 pub const PATH_BITS: u32 = 10;
 /// How many numbers a path can hold.
-#[allow(dead_code)] // for the build script
+// Only the build script asks.
+#[allow(dead_code)]
 pub const PATH_DEPTH: usize = 3;
 
 /// A kind and the type that describes it.
