@@ -18,6 +18,7 @@ mod endpoints;
 mod event;
 mod event_v1;
 mod horizontal_pod_autoscaler;
+mod horizontal_pod_autoscaler_v1;
 mod ingress;
 mod ingress_class;
 mod ip_address;
@@ -81,6 +82,7 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         replica_set::kind(),
         stateful_set::kind(),
         horizontal_pod_autoscaler::kind(),
+        horizontal_pod_autoscaler_v1::kind(),
         cron_job::kind(),
         job::kind(),
         lease::kind(),

@@ -12,7 +12,7 @@ fn no_two_kinds_share_a_path_or_a_short_name() {
     for kind in table() {
         assert!(paths.insert((kind.api_version(), kind.plural.to_string())), "{kind:?}");
         for name in &kind.short_names {
-            assert!(names.insert((kind.group.clone(), name.clone())), "{name} of {kind:?}");
+            assert!(names.insert((kind.api_version(), name.clone())), "{name} of {kind:?}");
         }
     }
 }

@@ -64,3 +64,27 @@ async fn a_watch_tells_in_its_own_version_what_was_written_in_another() {
     assert_eq!(event.note.as_deref(), Some("said"));
     assert_eq!(event.regarding.unwrap().name.as_deref(), Some("p"));
 }
+
+#[tokio::test]
+async fn an_autoscaler_of_the_old_version_is_one_of_the_new() {
+    let server = server().await;
+    let at =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let spec = json!({"maxReplicas": 5, "targetCPUUtilizationPercentage": 70,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}});
+    let (code, made) =
+        ask(&server, "POST", &at("v1"), json!({"metadata": {"name": "h"}, "spec": spec})).await;
+    assert_eq!(code, 201, "{made}");
+    let (_, new) = ask(&server, "GET", &format!("{}/h", at("v2")), Value::Null).await;
+    assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70, "{new}");
+    let change = json!({"spec": {"metrics": [{"type": "Resource", "resource": {"name": "cpu",
+        "target": {"type": "Utilization", "averageUtilization": 50}}}]}});
+    let (code, changed) = ask(&server, "PATCH", &format!("{}/h", at("v2")), change).await;
+    assert_eq!(code, 200, "{changed}");
+    let (_, old) = ask(&server, "GET", &format!("{}/h", at("v1")), Value::Null).await;
+    assert_eq!(old["spec"]["targetCPUUtilizationPercentage"], 50);
+    assert!(old["spec"].get("metrics").is_none());
+    let (_, group) = ask(&server, "GET", "/apis/autoscaling", Value::Null).await;
+    assert_eq!(group["preferredVersion"]["version"], "v2");
+    assert_eq!(group["versions"].as_array().unwrap().len(), 2);
+}
