@@ -4,25 +4,17 @@
 //! `cargo bench -p orlop-apiserver --bench api -- [SECONDS] [CLIENTS] [WATCHERS]`
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench that cannot measure may as well end")]
 
-use orlop_apiserver::{ApiServer, Config};
-use orlop_pki::{Authority, CertificateRequest, Credential, Usage, tls};
-use orlop_store::embedded::{Embedded, Options};
-use rustls::pki_types::ServerName;
+mod common;
+
+use common::{Client, MAPS, Server, find, map, runtime};
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::sync::CancellationToken;
 
 /// As in the orlop binary.
 #[global_allocator]
@@ -32,84 +24,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRITERS: usize = 8;
 /// … so many times a second together: the deliveries that are promised, to 500.
 const CHANGES: usize = 420;
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-/// A connection that speaks as little HTTP/1.1 as it must: the processors are for the server.
-struct Client {
-    stream: TlsStream<TcpStream>,
-    buffer: Vec<u8>,
-    filled: usize,
-}
-
-impl Client {
-    async fn connect(address: SocketAddr, config: &Arc<rustls::ClientConfig>) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(config.clone()).connect(name, stream).await.unwrap();
-        Self { stream, buffer: vec![0; 64 << 10], filled: 0 }
-    }
-
-    async fn send(&mut self, method: &str, path: &str, body: &str) {
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\ncontent-type: application/json\r\n\
-             content-length: {length}\r\n\r\n{body}"
-        );
-        self.stream.write_all(head.as_bytes()).await.unwrap();
-        self.stream.flush().await.unwrap();
-    }
-
-    async fn fill(&mut self) -> usize {
-        if self.filled == self.buffer.len() {
-            self.buffer.resize(self.filled * 2, 0);
-        }
-        let read = self.stream.read(&mut self.buffer[self.filled..]).await.unwrap();
-        assert!(read > 0, "the server closed the connection");
-        self.filled += read;
-        read
-    }
-
-    /// Sends a request and reads the answer, of which it returns the length.
-    async fn ask(&mut self, method: &str, path: &str, body: &str) -> usize {
-        self.send(method, path, body).await;
-        self.filled = 0;
-        let head = loop {
-            self.fill().await;
-            if let Some(end) = find(&self.buffer[..self.filled], b"\r\n\r\n") {
-                break end + 4;
-            }
-        };
-        let text = std::str::from_utf8(&self.buffer[..head]).unwrap().to_ascii_lowercase();
-        assert!(text.starts_with("http/1.1 20"), "{text}");
-        match text.split("content-length: ").nth(1) {
-            Some(rest) => {
-                let length: usize = rest.split("\r\n").next().unwrap().parse().unwrap();
-                while self.filled < head + length {
-                    self.fill().await;
-                }
-                length
-            }
-            // Chunked: the last chunk is empty.
-            None => {
-                while !self.buffer[..self.filled].ends_with(b"0\r\n\r\n") {
-                    self.fill().await;
-                }
-                self.filled - head
-            }
-        }
-    }
-}
-
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|w| w == what)
-}
-
-fn map(name: &str, data: &str) -> String {
-    format!(
-        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"app":"load"}}}},"data":{{"k":"{data}"}}}}"#
-    )
-}
 
 struct Setting {
     address: SocketAddr,
@@ -260,55 +174,16 @@ fn now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
 }
 
-struct Identities {
-    authority: Authority,
-    server: Credential,
-    admin: Credential,
-}
-
-fn identities(folder: &Path) -> Identities {
-    let now = jiff::Timestamp::now().as_second();
-    let authority = Authority::open_or_create(&folder.join("pki"), now).unwrap();
-    let request = |name: &str, group: Option<&str>, usage| CertificateRequest {
-        common_name: name.into(),
-        organization: group.map(str::to_string),
-        dns_names: vec!["localhost".into()],
-        addresses: vec!["127.0.0.1".parse().unwrap()],
-        usage,
-        days: 1,
-    };
-    let server = authority.issue(&request("kube-apiserver", None, Usage::Both), now).unwrap();
-    let admin = authority.issue(&request("admin", Some("system:masters"), Usage::Client), now).unwrap();
-    Identities { authority, server, admin }
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
-}
-
 fn main() {
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let number = |at: usize, usual| numbers.get(at).copied().unwrap_or(usual);
-    let folder = tempfile::tempdir().unwrap();
-    let identities = identities(folder.path());
-    let authority = identities.authority.certificate();
-    let (serving, asking) = (runtime(), runtime());
-    let store = Embedded::open(folder.path().join("store"), Options::default()).unwrap();
-    let shutdown = CancellationToken::new();
-    let (address, server) = serving.block_on(async {
-        let server = ApiServer::start(Config::new(Arc::new(store))).await.unwrap();
-        let config = tls::server_config(&identities.server, authority, false, &["h2", "http/1.1"]).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        (address, tokio::spawn(server.serve(listener, config, shutdown.clone())))
-    });
+    let server = Server::start();
     let setting = Setting {
-        address,
-        config: tls::client_config(authority, Some(&identities.admin)).unwrap(),
+        address: server.address,
+        config: server.config.clone(),
         time: Duration::from_secs(number(0, 5) as u64),
         clients: number(1, 64),
     };
-    asking.block_on(setting.run(number(2, 500)));
-    shutdown.cancel();
-    let _ = serving.block_on(server);
+    runtime().block_on(setting.run(number(2, 500)));
+    server.stop();
 }

@@ -126,7 +126,7 @@ impl ApiServer {
                 if let Some(remaining) = listing.remaining {
                     metadata["remainingItemCount"] = json!(remaining);
                 }
-                Ok(view.list(&listing.objects, &metadata))
+                Ok(view.list(listing.objects, &metadata))
             }
             Verb::Watch => self.watch(resource, target, headers, query).await,
             Verb::Create if !at.1.is_empty() || misplaced => Err(not_allowed()),
@@ -170,7 +170,7 @@ impl ApiServer {
                     .delete_collection(resource, &selection, &list, &options, &request.who)
                     .await?;
                 let metadata = json!({"resourceVersion": self.registry.caches.applied().to_string()});
-                Ok(view.list(&objects, &metadata))
+                Ok(view.list(objects, &metadata))
             }
             Verb::Other => Err(not_allowed()),
         }
@@ -334,9 +334,8 @@ impl View<'_> {
         response::encoded(code, table::one(&self.resource.kind, body, self.shape), self.negotiated)
     }
 
-    fn list(&self, objects: &[Arc<crate::cache::object::Object>], metadata: &Value) -> Response {
-        let body = table::many(&self.resource.kind, objects, metadata, self.shape);
-        response::encoded(200, body, self.negotiated)
+    fn list(&self, objects: Vec<Arc<crate::cache::object::Object>>, metadata: &Value) -> Response {
+        response::pieces(table::many(&self.resource.kind, objects, metadata, self.shape), self.negotiated)
     }
 
     fn written(&self, written: Written) -> Response {

@@ -18,10 +18,13 @@ use std::{
 const GZIP_FROM: usize = 128 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Pieces = Box<dyn Iterator<Item = Bytes> + Send>;
 type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
 
 enum Inner {
     Full(Option<Bytes>),
+    /// Known by now, but made only as fast as it is read.
+    Pieces(Pieces),
     Stream(Frames),
 }
 
@@ -64,6 +67,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
         match &mut self.inner {
             Inner::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(http_body::Frame::data(b)))),
+            Inner::Pieces(pieces) => Poll::Ready(pieces.next().map(|b| Ok(http_body::Frame::data(b)))),
             Inner::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|item| item.map(|r| r.map(http_body::Frame::data)))
             }
@@ -79,7 +83,7 @@ impl http_body::Body for Body {
             Inner::Full(bytes) => {
                 http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
-            Inner::Stream(_) => http_body::SizeHint::default(),
+            Inner::Pieces(_) | Inner::Stream(_) => http_body::SizeHint::default(),
         }
     }
 }
@@ -128,12 +132,70 @@ pub(crate) fn encoded(code: u16, body: Bytes, negotiated: Negotiated) -> Respons
     match encoder.write_all(&body).and_then(|()| encoder.finish()) {
         Ok(packed) => {
             let mut response = bytes(code, content_type, packed.into());
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            compressed(&mut response);
             response
         }
         Err(_) => bytes(code, content_type, body),
     }
+}
+
+/// JSON in pieces, in the representation that was agreed on. What is large is sent piece by piece where that can be: in JSON,
+/// also compressed. YAML, protobuf and indented JSON are made of the whole.
+pub(crate) fn pieces(
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+    negotiated: Negotiated,
+) -> Response {
+    let mut pieces = pieces.fuse();
+    let mut begin = Vec::new();
+    let all = negotiated.yaml || negotiated.protobuf || negotiated.pretty;
+    while all || begin.len() < GZIP_FROM {
+        let Some(piece) = pieces.next() else { return encoded(200, begin.into(), negotiated) };
+        begin.extend_from_slice(&piece);
+    }
+    let pieces = std::iter::once(Bytes::from(begin)).chain(pieces);
+    let pieces: Pieces = if negotiated.gzip { Box::new(Gzip::new(pieces)) } else { Box::new(pieces) };
+    let mut response = bytes(200, "application/json", Bytes::new());
+    *response.body_mut() = Body { inner: Inner::Pieces(pieces), held: Vec::new() };
+    if negotiated.gzip {
+        compressed(&mut response);
+    }
+    response
+}
+
+/// Compresses piece by piece.
+struct Gzip<P> {
+    pieces: P,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl<P: Iterator<Item = Bytes>> Gzip<P> {
+    fn new(pieces: P) -> Self {
+        Self { pieces, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
+    }
+}
+
+impl<P: Iterator<Item = Bytes>> Iterator for Gzip<P> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        loop {
+            // Writing into memory cannot fail.
+            let Some(piece) = self.pieces.next() else {
+                return self.encoder.take().and_then(|e| e.finish().ok()).map(Bytes::from);
+            };
+            let encoder = self.encoder.as_mut()?;
+            encoder.write_all(&piece).ok()?;
+            let packed = std::mem::take(encoder.get_mut());
+            if !packed.is_empty() {
+                return Some(packed.into());
+            }
+        }
+    }
+}
+
+fn compressed(response: &mut Response) {
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// A failed request's answer.
@@ -168,6 +230,34 @@ mod tests {
         };
         assert!(encoding(100).is_none());
         assert_eq!(encoding(GZIP_FROM).unwrap(), "gzip");
+    }
+
+    #[test]
+    fn what_is_large_is_sent_in_pieces_that_make_the_whole() {
+        use http_body_util::BodyExt;
+        use std::io::Read;
+        let piece = |n: u32| Bytes::from(format!("{n}").repeat(10_000));
+        let plain =
+            Negotiated { form: Form::Whole, yaml: false, protobuf: false, pretty: false, gzip: false };
+        let whole: Vec<u8> = (0..100).flat_map(piece).collect();
+        for gzip in [false, true] {
+            let response = pieces((0..100).map(piece), Negotiated { gzip, ..plain });
+            assert_eq!(response.headers().contains_key(header::CONTENT_ENCODING), gzip);
+            assert_eq!(http_body::Body::size_hint(response.body()).exact(), None);
+            let body = futures::executor::block_on(response.into_body().collect()).unwrap().to_bytes();
+            let mut unpacked = Vec::new();
+            match gzip {
+                true => drop(flate2::read::GzDecoder::new(&*body).read_to_end(&mut unpacked).unwrap()),
+                false => unpacked = body.into(),
+            }
+            assert!(unpacked == whole);
+        }
+        let small = pieces((0..3).map(piece), plain);
+        assert_eq!(
+            http_body::Body::size_hint(small.body()).exact(),
+            Some(30_000),
+            "the length is told where it is known"
+        );
     }
 
     #[test]

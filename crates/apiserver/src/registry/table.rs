@@ -9,6 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use std::sync::Arc;
 
+/// A piece of a list is as large as this, or ends with the object that goes beyond.
+const PIECE: usize = 64 << 10;
+
 /// What a table's rows carry besides their cells (query parameter `includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IncludeObject {
@@ -83,20 +86,19 @@ fn row(kind: &Kind, body: &[u8], shape: Shape, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-fn table(kind: &Kind, bodies: &[Bytes], metadata: &Value, shape: Shape, with_columns: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024 + bodies.len() * 1024);
-    out.extend_from_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
-    out.extend_from_slice(metadata.to_string().as_bytes());
-    out.extend_from_slice(b",\"columnDefinitions\":");
-    let columns = if with_columns { columns(kind).to_string() } else { "null".to_string() };
-    out.extend_from_slice(columns.as_bytes());
-    out.extend_from_slice(b",\"rows\":[");
-    for (at, body) in bodies.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        row(kind, body, shape, &mut out);
-    }
+/// A table up to where its rows start.
+fn table_head(kind: &Kind, metadata: &Value, with_columns: bool) -> Vec<u8> {
+    let columns = if with_columns { columns(kind) } else { Value::Null };
+    format!(
+        "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
+    )
+    .into()
+}
+
+/// A table of one row.
+fn table(kind: &Kind, body: &[u8], metadata: &Value, shape: Shape, with_columns: bool) -> Vec<u8> {
+    let mut out = table_head(kind, metadata, with_columns);
+    row(kind, body, shape, &mut out);
     out.extend_from_slice(b"]}");
     out
 }
@@ -111,38 +113,75 @@ pub(crate) fn one(kind: &Kind, body: &Bytes, shape: Shape) -> Bytes {
                 .ok()
                 .and_then(|v| v.pointer("/metadata/resourceVersion").cloned())
                 .unwrap_or(json!(""));
-            table(kind, std::slice::from_ref(body), &json!({"resourceVersion": revision}), shape, true).into()
+            table(kind, body, &json!({"resourceVersion": revision}), shape, true).into()
         }
     }
 }
 
+/// A list in the wanted form, in pieces that are made when they are asked for: what a large list costs does not grow with it.
+pub(crate) struct Pieces {
+    kind: Arc<Kind>,
+    shape: Shape,
+    /// What stands before the items.
+    head: Option<Vec<u8>>,
+    objects: std::vec::IntoIter<Arc<Object>>,
+    begun: bool,
+    ended: bool,
+}
+
 /// A list in the wanted form. `metadata` is that of the list.
-pub(crate) fn many(kind: &Kind, objects: &[Arc<Object>], metadata: &Value, shape: Shape) -> Bytes {
-    if shape.form == Form::Table {
-        let bodies: Vec<Bytes> = objects.iter().map(|o| o.body()).collect();
-        return table(kind, &bodies, metadata, shape, true).into();
-    }
-    let (kind_name, version) = match shape.form {
-        Form::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_string()),
-        _ => (&*kind.kind, kind.api_version()),
+pub(crate) fn many(kind: &Arc<Kind>, objects: Vec<Arc<Object>>, metadata: &Value, shape: Shape) -> Pieces {
+    let head = match shape.form {
+        Form::Table => table_head(kind, metadata, true),
+        Form::Metadata => list_head("PartialObjectMetadata", "meta.k8s.io/v1", metadata),
+        Form::Whole => list_head(&kind.kind, &kind.api_version(), metadata),
     };
-    let head = format!(
-        "{{\"kind\":\"{kind_name}List\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
-    );
-    let size: usize = objects.iter().map(|o| o.size() + 1).sum();
-    let mut out = Vec::with_capacity(head.len() + size + 2);
-    out.extend_from_slice(head.as_bytes());
-    for (at, object) in objects.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        match shape.form {
-            Form::Metadata => out.extend_from_slice(&partial(&object.body())),
-            _ => object.write(&mut out),
-        }
+    Pieces {
+        kind: kind.clone(),
+        shape,
+        head: Some(head),
+        objects: objects.into_iter(),
+        begun: false,
+        ended: false,
     }
-    out.extend_from_slice(b"]}");
-    out.into()
+}
+
+fn list_head(kind: &str, version: &str, metadata: &Value) -> Vec<u8> {
+    format!("{{\"kind\":\"{kind}List\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":[")
+        .into()
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut out = self.head.take().unwrap_or_default();
+        let sizes = self.objects.as_slice().iter().scan(2, |sum, object| {
+            let before = *sum;
+            *sum += object.size() + 1;
+            (before < PIECE).then_some(*sum)
+        });
+        out.reserve(sizes.last().unwrap_or(2));
+        while out.len() < PIECE {
+            let Some(object) = self.objects.next() else {
+                out.extend_from_slice(b"]}");
+                self.ended = true;
+                break;
+            };
+            if std::mem::replace(&mut self.begun, true) {
+                out.push(b',');
+            }
+            match self.shape.form {
+                Form::Table => row(&self.kind, &object.body(), self.shape, &mut out),
+                Form::Metadata => out.extend_from_slice(&partial(&object.body())),
+                Form::Whole => object.write(&mut out),
+            }
+        }
+        Some(out.into())
+    }
 }
 
 /// An object of a watch event in the wanted form, appended to `out`. A watch's columns are told once, in its first event.
@@ -150,7 +189,7 @@ pub(crate) fn event(kind: &Kind, object: &Object, shape: Shape, with_columns: bo
     match shape.form {
         Form::Whole => object.write(out),
         Form::Metadata => out.extend_from_slice(&partial(&object.body())),
-        Form::Table => out.extend_from_slice(&table(kind, &[object.body()], &json!({}), shape, with_columns)),
+        Form::Table => out.extend_from_slice(&table(kind, &object.body(), &json!({}), shape, with_columns)),
     }
 }
 
