@@ -153,7 +153,7 @@ impl ApiServer {
                 group: &t.group,
                 resource: &t.resource,
                 subresource: &t.subresource,
-                namespace: &t.namespace,
+                namespace: t.governing_namespace(),
                 name: if t.name.is_empty() { pinned_name(&fields) } else { &t.name },
                 path: parts.uri.path(),
                 fields: &fields,

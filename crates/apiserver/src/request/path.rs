@@ -57,6 +57,16 @@ pub(crate) struct Target {
     pub rest: String,
 }
 
+impl Target {
+    /// The namespace whose roles count: of a namespace itself that is its own.
+    pub(crate) fn governing_namespace(&self) -> &str {
+        if self.namespace.is_empty() && self.group.is_empty() && self.resource == "namespaces" {
+            return &self.name;
+        }
+        &self.namespace
+    }
+}
+
 /// A request's address, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestInfo {
@@ -149,6 +159,24 @@ mod tests {
             [t.group, t.version, t.resource, t.namespace, t.name, t.subresource, t.rest].join(" ")
         });
         (info.verb, target)
+    }
+
+    #[test]
+    fn a_namespace_is_governed_by_its_own_roles() {
+        let governed = |path: &str| {
+            let target = RequestInfo::parse(&Method::GET, path, "").target.unwrap();
+            target.governing_namespace().to_string()
+        };
+        for (path, namespace) in [
+            ("/api/v1/namespaces", ""),
+            ("/api/v1/namespaces/d", "d"),
+            ("/api/v1/namespaces/d/finalize", "d"),
+            ("/api/v1/namespaces/d/pods/p", "d"),
+            ("/api/v1/nodes/n", ""),
+            ("/apis/example.com/v1/namespaces/d", ""),
+        ] {
+            assert_eq!(governed(path), namespace, "{path}");
+        }
     }
 
     #[test]
