@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet},
     batch::v1::Job,
     coordination::v1::Lease,
-    core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+    core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
     rbac::v1::ClusterRole,
 };
@@ -67,6 +67,8 @@ caches! {
     leases: Lease,
     /// ReplicaSets.
     replica_sets: ReplicaSet,
+    /// ReplicationControllers.
+    replication_controllers: ReplicationController,
     /// Deployments.
     deployments: Deployment,
     /// DaemonSets.
@@ -123,7 +125,7 @@ impl Cluster {
 pub async fn run(client: Client, clock: Clock, authority: String) {
     let cluster = Cluster::new(client, clock);
     let controllers = futures::future::join_all([
-        crate::replica_set::start(&cluster),
+        crate::replicas::start(&cluster),
         crate::deployment::start(&cluster),
         crate::daemon_set::start(&cluster),
         crate::job::start(&cluster),

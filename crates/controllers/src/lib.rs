@@ -18,7 +18,7 @@ mod node_lifecycle;
 mod ownership;
 mod pod_control;
 mod pods;
-mod replica_set;
+mod replicas;
 mod resource_quota;
 mod service_account;
 mod signers;

@@ -46,7 +46,7 @@ pub(crate) fn follow<O, C>(
     queue: &Queue,
     owners: &Arc<Informer<O>>,
     children: &Informer<C>,
-    selector: fn(&O) -> Option<&LabelSelector>,
+    matches: fn(&O, &BTreeMap<String, String>) -> bool,
 ) where
     O: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     O::DynamicType: Default,
@@ -70,7 +70,7 @@ pub(crate) fn follow<O, C>(
         }
         if let Some(orphan) = new.filter(|c| controller_of(&***c).is_none()) {
             for owner in owners.in_namespace(&orphan.namespace().unwrap_or_default()) {
-                if selector(&owner).is_some_and(|s| selects(s, orphan.labels())) {
+                if matches(&owner, orphan.labels()) {
                     queue.add(Key::of(&*owner));
                 }
             }

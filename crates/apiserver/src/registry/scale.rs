@@ -20,6 +20,11 @@ fn view(paths: &ScalePaths, object: &Value) -> Value {
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let selector = match object.pointer(&paths.selector) {
         Some(Value::String(text)) => text.clone(),
+        // A ReplicationController's selector is nothing but labels.
+        Some(Value::Object(labels)) if labels.values().any(Value::is_string) => {
+            let labels = json!({"matchLabels": labels});
+            Selector::from_json(Some(&labels)).map(|s| s.to_string()).unwrap_or_default()
+        }
         Some(other) => Selector::from_json(Some(other)).map(|s| s.to_string()).unwrap_or_default(),
         None => String::new(),
     };
@@ -198,5 +203,8 @@ mod tests {
         assert_eq!(scale["spec"]["replicas"], 3);
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=web"}));
         assert!(scale["metadata"].get("labels").is_none());
+        let kind = kinds::find("", "v1", "replicationcontrollers").unwrap();
+        let object = json!({"spec": {"replicas": 1, "selector": {"b": "2", "a": "1"}}});
+        assert_eq!(view(kind.scale.as_ref().unwrap(), &object)["status"]["selector"], "a=1,b=2");
     }
 }

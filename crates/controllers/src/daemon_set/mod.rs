@@ -25,7 +25,9 @@ const LAST_PAUSE: SignedDuration = SignedDuration::from_mins(15);
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     let queue = Queue::default();
-    ownership::follow(&queue, &cluster.daemon_sets, &cluster.pods, |s| s.spec.as_ref().map(|s| &s.selector));
+    ownership::follow(&queue, &cluster.daemon_sets, &cluster.pods, |set, labels| {
+        set.spec.as_ref().is_some_and(|s| ownership::selects(&s.selector, labels))
+    });
     let (on_node, sets) = (queue.clone(), cluster.daemon_sets.clone());
     cluster.nodes.on_change(move |old, new| {
         let view = |n: &Arc<Node>| (n.metadata.labels.clone(), n.spec.clone());

@@ -28,8 +28,8 @@ const MAX: &str = "deployment.kubernetes.io/max-replicas";
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     let queue = Queue::default();
-    ownership::follow(&queue, &cluster.deployments, &cluster.replica_sets, |d| {
-        d.spec.as_ref().map(|s| &s.selector)
+    ownership::follow(&queue, &cluster.deployments, &cluster.replica_sets, |deployment, labels| {
+        deployment.spec.as_ref().is_some_and(|s| ownership::selects(&s.selector, labels))
     });
     // Recreate waits for the last old pod to go.
     let (on_pod, sets) = (queue.clone(), cluster.replica_sets.clone());

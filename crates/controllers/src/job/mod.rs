@@ -34,8 +34,9 @@ const BURST: usize = 500;
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     let queue = Queue::default();
-    ownership::follow(&queue, &cluster.jobs, &cluster.pods, |j| {
-        j.spec.as_ref().and_then(|s| s.selector.as_ref())
+    ownership::follow(&queue, &cluster.jobs, &cluster.pods, |job, labels| {
+        let selector = job.spec.as_ref().and_then(|s| s.selector.as_ref());
+        selector.is_some_and(|s| ownership::selects(s, labels))
     });
     let orphans = orphans::start(cluster);
     let cluster = cluster.clone();

@@ -9,4 +9,5 @@ mod jobs;
 mod namespaces;
 mod nodes;
 mod replica_sets;
+mod replication_controllers;
 mod scheduling;
