@@ -20,6 +20,7 @@ impl Expr {
             Node::Call { target, args, .. } => below(&mut target.iter().map(|t| &**t).chain(args)),
             Node::List(entries) => below(&mut entries.iter().map(|e| &e.0)),
             Node::Map(entries) => below(&mut entries.iter().flat_map(|e| [&e.0, &e.1])),
+            Node::Message { fields, .. } => below(&mut fields.iter().map(|f| &f.value)),
             Node::Fold(f) => below(&mut [&f.range, &f.step].into_iter().chain(&f.filter)),
             Node::Bind(b) => b.init.height.max(b.body.height),
         };
@@ -61,10 +62,25 @@ pub(crate) enum Node {
     List(Vec<(Expr, bool)>),
     /// `{k: v, ?k: v}`.
     Map(Vec<(Expr, Expr, bool)>),
+    /// `Name{field: v, ?field: v}`.
+    Message {
+        name: String,
+        fields: Vec<FieldInit>,
+    },
     /// `range.all(x, …)` and its like.
     Fold(Box<Fold>),
     /// `cel.bind(x, init, body)`, and `optMap`/`optFlatMap`, which bind what an optional holds.
     Bind(Box<Bind>),
+}
+
+/// A field of an object that is made.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FieldInit {
+    pub name: String,
+    /// Where its colon is.
+    pub at: usize,
+    pub value: Expr,
+    pub optional: bool,
 }
 
 /// What a macro over a list or map makes.

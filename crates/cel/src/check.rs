@@ -3,7 +3,7 @@
 
 use crate::{
     Env,
-    ast::{Bind, BindKind, Expr, Fold, FoldKind, Literal, Node},
+    ast::{Bind, BindKind, Expr, FieldInit, Fold, FoldKind, Literal, Node},
     cost,
     decl::Decl,
     library::signatures::overloads,
@@ -96,6 +96,7 @@ impl<'a> Checker<'a> {
             Node::Call { function, target, args } => self.call(expr.at, function, target.as_deref(), args),
             Node::List(entries) => self.list(entries),
             Node::Map(entries) => self.map(entries),
+            Node::Message { name, fields } => self.message(expr.at, name, fields),
             Node::Fold(fold) => self.fold(fold),
             Node::Bind(bind) => self.bind(bind),
         }
@@ -108,7 +109,7 @@ impl<'a> Checker<'a> {
         if let Some(decl) = self.env.find(name) {
             return Known { decl: decl.clone(), cost: 1 };
         }
-        if type_value(name) {
+        if type_value(name) || self.env.message(name).is_some() {
             return Known::new(Type::Type, 1, 1);
         }
         self.error(at, format!("undeclared reference to '{name}' (in container '')"))
@@ -123,7 +124,7 @@ impl<'a> Checker<'a> {
         let decl = match &*inner {
             Type::Dyn | Type::Param(_) => Decl::leaf(Type::Dyn, u64::MAX),
             Type::Map(_, value) => operand.decl.entry.clone().unwrap_or_else(|| Decl::of((**value).clone())),
-            Type::Object(object) => match (operand.decl.fields.get(field), object.fields.get(field)) {
+            Type::Object(object) => match (operand.decl.fields.get(field), object.field(field)) {
                 (Some(found), _) => found.decl.clone(),
                 (None, Some(ty)) => Decl::of(ty.clone()),
                 (None, None) => return self.error(at, format!("undefined field '{field}'")),
@@ -250,6 +251,32 @@ impl<'a> Checker<'a> {
         let mut decl = Decl::clone(&Decl::of(ty));
         decl.max = entries.len() as u64;
         Known { decl: Arc::new(decl), cost: total }
+    }
+
+    fn message(&mut self, at: usize, name: &str, fields: &[FieldInit]) -> Known {
+        let Some(ty) = self.env.message(name) else {
+            return self.error(at, format!("undeclared reference to '{name}' (in container '')"));
+        };
+        let mut total = cost::MESSAGE;
+        for field in fields {
+            let known = self.check(&field.value);
+            total = total.saturating_add(known.cost);
+            let given = match known.ty() {
+                Type::Optional(inner) if field.optional => inner,
+                given => given,
+            };
+            let wanted = if let Type::Object(object) = &ty { object.field(&field.name) } else { None };
+            let why = match wanted {
+                None => format!("undefined field '{}'", field.name),
+                Some(wanted) if Bindings::default().accepts(wanted, given) => continue,
+                Some(wanted) => format!(
+                    "expected type of field '{}' is '{wanted}' but provided type is '{given}'",
+                    field.name
+                ),
+            };
+            self.errors.push((field.at, why));
+        }
+        Known { decl: Decl::of(ty), cost: total }
     }
 
     fn fold(&mut self, fold: &Fold) -> Known {

@@ -13,6 +13,8 @@ const REGEX: f64 = 0.25;
 pub(crate) const LIST: u64 = 10;
 /// What making a map costs.
 pub(crate) const MAP: u64 = 30;
+/// What making an object costs.
+pub(crate) const MESSAGE: u64 = 40;
 /// What a turn of a macro costs besides its step.
 pub(crate) const TURN: u64 = 3;
 
@@ -31,11 +33,30 @@ pub(crate) fn call(function: &str, sizes: &[u64]) -> u64 {
         }
         "sum" | "min" | "max" | "isSorted" | "indexOf" | "lastIndexOf" => size(0).max(1),
         "sets.contains" | "sets.equivalent" | "sets.intersects" => size(0).saturating_mul(size(1)).max(1),
-        "string" | "bytes" | "url" | "isURL" | "ip" | "isIP" | "cidr" | "isCIDR" | "quantity"
-        | "isQuantity" | "semver" | "isSemver" | "validate" | "lowerAscii" | "upperAscii" | "replace"
-        | "split" | "substring" | "trim" | "charAt" | "join" | "strings.quote" | "format" => {
-            part(size(0), CHARACTER).max(1)
-        }
+        "string"
+        | "bytes"
+        | "url"
+        | "isURL"
+        | "ip"
+        | "isIP"
+        | "cidr"
+        | "isCIDR"
+        | "quantity"
+        | "isQuantity"
+        | "semver"
+        | "isSemver"
+        | "validate"
+        | "lowerAscii"
+        | "upperAscii"
+        | "replace"
+        | "split"
+        | "substring"
+        | "trim"
+        | "charAt"
+        | "join"
+        | "strings.quote"
+        | "jsonpatch.escapeKey"
+        | "format" => part(size(0), CHARACTER).max(1),
         "check" => 350_000,
         _ => 1,
     }
@@ -48,6 +69,7 @@ pub(crate) fn result(function: &str, sizes: &[u64]) -> u64 {
         "_+_" => size(0).saturating_add(size(1)),
         "_?_:_" => size(1).max(size(2)),
         "replace" => size(0).saturating_add(1).saturating_mul(size(2).saturating_add(1)),
+        "jsonpatch.escapeKey" => size(0).saturating_mul(2),
         "format" | "join" | "strings.quote" => u64::MAX,
         "orValue" | "or" => size(0).max(size(1)),
         "lowerAscii" | "upperAscii" | "trim" | "substring" | "split" | "findAll" | "find" | "string"

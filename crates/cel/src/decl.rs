@@ -3,7 +3,7 @@
 
 use crate::{
     library::time::parse_duration,
-    parser::RESERVED,
+    parser::{LITERALS, RESERVED},
     types::{ObjectType, Type},
     value::{Key, Value},
 };
@@ -137,9 +137,6 @@ impl Decl {
         }
     }
 }
-
-/// Words of the language that are values or operators, so no names either.
-const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 /// What expressions call a property: those of names that the language cannot say are escaped (`__dot__`). `None` for a
 /// name that cannot be said at all.

@@ -6,6 +6,7 @@ use crate::{
     check::type_value,
     cost,
     library::{self, operators},
+    message::{self, Message},
     value::{Key, Value},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -118,6 +119,19 @@ impl<'a> Machine<'a, '_> {
                 }
                 Ok(Value::Map(Arc::new(out)))
             }
+            Node::Message { name, fields } => {
+                self.pay(cost::MESSAGE)?;
+                let mut out = BTreeMap::new();
+                for field in fields {
+                    let value = match self.eval(&field.value)? {
+                        Value::Optional(None) if field.optional => continue,
+                        Value::Optional(Some(inner)) if field.optional => (*inner).clone(),
+                        value => value,
+                    };
+                    out.insert(field.name.as_str().into(), value);
+                }
+                Ok(Value::Message(Arc::new(Message { name: name.as_str().into(), fields: out })))
+            }
             Node::Fold(fold) => self.fold(fold),
             Node::Bind(bind) => self.bind(bind),
         }
@@ -129,7 +143,7 @@ impl<'a> Machine<'a, '_> {
         match local.or_else(|| self.vars.iter().find(|(n, _)| *n == name)) {
             Some((_, Value::Failed(why))) => Err(failed(why.to_string())),
             Some((_, value)) => Ok(value.clone()),
-            None if type_value(name) => Ok(Value::Type(name.into())),
+            None if type_value(name) || message::named(name).is_some() => Ok(Value::Type(name.into())),
             None => Err(failed(format!("no such attribute(s): {name}"))),
         }
     }
@@ -301,6 +315,15 @@ fn select(operand: &Value, field: &str, test: bool, optional: bool) -> Outcome {
             Some(value @ Value::Optional(_)) => value,
             found => Value::Optional(found.map(Arc::new)),
         });
+    }
+    if let Value::Message(message) = operand {
+        let found = message.get(field);
+        return match (found, test, optional) {
+            (found, true, _) => Ok(Value::Bool(found.is_some())),
+            (found, _, true) => Ok(Value::Optional(found.map(|v| Arc::new(v.clone())))),
+            (Some(found), ..) => Ok(found.clone()),
+            (None, ..) => message.unsaid(field).ok_or_else(|| failed(format!("no such key: {field}"))),
+        };
     }
     let Value::Map(map) = operand else {
         if optional && matches!(operand, Value::Null) {

@@ -31,6 +31,7 @@ mod decl;
 mod eval;
 mod lexer;
 mod library;
+mod message;
 mod parser;
 mod types;
 mod value;
@@ -40,6 +41,7 @@ pub use eval::EvalError;
 pub use library::format::is_uuid;
 pub use library::time::parse_duration;
 pub use library::url::is_uri;
+pub use message::{Message, json_patch_type, object_type};
 pub use types::{ObjectType, Type};
 pub use value::{Authorization, Authorizer, Key, Question, Value};
 
@@ -56,6 +58,8 @@ pub const RESOURCE_CHECK: Type = Type::Opaque("kubernetes.authorization.Resource
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     vars: Vec<(String, Arc<Decl>)>,
+    /// Whether there are `Object{…}` and `JSONPatch{…}`.
+    patches: bool,
 }
 
 impl Env {
@@ -70,6 +74,18 @@ impl Env {
         self.vars.retain(|(n, _)| n != name);
         self.vars.push((name.to_string(), decl));
         self
+    }
+
+    /// With the types that a mutation is made of: `Object{…}` and `JSONPatch{…}`.
+    #[must_use]
+    pub fn with_patches(mut self) -> Self {
+        self.patches = true;
+        self
+    }
+
+    /// The type of objects that an expression may make.
+    pub(crate) fn message(&self, name: &str) -> Option<Type> {
+        message::named(name).filter(|_| self.patches)
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<Decl>> {
@@ -182,13 +198,14 @@ fn parts(expr: &mut Expr) -> Vec<&mut Expr> {
         Node::Call { target, args, .. } => target.iter_mut().map(|t| &mut **t).chain(args).collect(),
         Node::List(entries) => entries.iter_mut().map(|e| &mut e.0).collect(),
         Node::Map(entries) => entries.iter_mut().flat_map(|e| [&mut e.0, &mut e.1]).collect(),
+        Node::Message { fields, .. } => fields.iter_mut().map(|f| &mut f.value).collect(),
         Node::Fold(f) => [&mut f.range, &mut f.step].into_iter().chain(&mut f.filter).collect(),
         Node::Bind(b) => vec![&mut b.init, &mut b.body],
     }
 }
 
 /// `a.b.c` of plain names, as one text.
-fn dotted(expr: &Expr) -> Option<String> {
+pub(crate) fn dotted(expr: &Expr) -> Option<String> {
     match &expr.node {
         Node::Ident(name) => Some(name.clone()),
         Node::Select { operand, field, test: false, optional: false } => {
@@ -202,7 +219,7 @@ fn dotted(expr: &Expr) -> Option<String> {
 fn qualify(expr: &mut Expr, env: &Env) {
     if matches!(expr.node, Node::Select { .. })
         && let Some(name) = dotted(expr)
-        && (env.find(&name).is_some() || check::type_value(&name))
+        && (env.find(&name).is_some() || check::type_value(&name) || env.message(&name).is_some())
     {
         *expr = Expr::new(expr.at, Node::Ident(name));
         return;
@@ -218,6 +235,7 @@ fn mentions(expr: &Expr, name: &str) -> bool {
         Node::Call { target, args, .. } => target.iter().map(|t| &**t).chain(args).any(|e| mentions(e, name)),
         Node::List(entries) => entries.iter().any(|e| mentions(&e.0, name)),
         Node::Map(entries) => entries.iter().any(|e| mentions(&e.0, name) || mentions(&e.1, name)),
+        Node::Message { fields, .. } => fields.iter().any(|f| mentions(&f.value, name)),
         Node::Fold(f) => {
             mentions(&f.range, name) || mentions(&f.step, name) || f.filter.iter().any(|e| mentions(e, name))
         }

@@ -1,7 +1,8 @@
 //! Tokens into a tree, by precedence; macros are expanded on the way. Depth is bounded, so no source overflows the stack.
 
 use crate::{
-    ast::{Bind, BindKind, Expr, Fold, FoldKind, Literal, Node},
+    ast::{Bind, BindKind, Expr, FieldInit, Fold, FoldKind, Literal, Node},
+    dotted,
     lexer::{LexError, Token, lex},
     library::signatures,
 };
@@ -32,6 +33,9 @@ pub(crate) const RESERVED: [&str; 16] = [
     "var",
     "void",
 ];
+
+/// Words of the language that are values or operators, so no names either.
+pub(crate) const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 type Result<T> = std::result::Result<T, LexError>;
 
@@ -227,7 +231,7 @@ impl Parser {
             if self.eat(".") {
                 let optional = self.eat("?");
                 let field = match self.take() {
-                    Token::Ident(name) if !matches!(name.as_str(), "in" | "true" | "false" | "null") => name,
+                    Token::Ident(name) if !LITERALS.contains(&name.as_str()) => name,
                     Token::Quoted(name) => {
                         expr = select(at, expr, name, optional);
                         continue;
@@ -250,10 +254,40 @@ impl Parser {
                 let index = self.expr()?;
                 self.expect("]")?;
                 expr = call(at, function, vec![expr, index]);
+            } else if self.is("{")
+                && let Some(name) = dotted(&expr)
+            {
+                self.next += 1;
+                let fields = self.fields()?;
+                expr = Expr::new(at, Node::Message { name, fields });
             } else {
                 return Ok(expr);
             }
         }
+    }
+
+    /// The fields of an object that is made, behind its opening brace.
+    fn fields(&mut self) -> Result<Vec<FieldInit>> {
+        let mut fields = Vec::new();
+        while !self.eat("}") {
+            let optional = self.eat("?");
+            let name = match self.take() {
+                Token::Ident(name) if !LITERALS.contains(&name.as_str()) => name,
+                Token::Quoted(name) => name,
+                _ => {
+                    self.next -= usize::from(*self.peek() != Token::End);
+                    return self.unexpected("IDENTIFIER");
+                }
+            };
+            let at = self.at();
+            self.expect(":")?;
+            fields.push(FieldInit { name, at, value: self.expr()?, optional });
+            if !self.eat(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(fields)
     }
 
     fn args(&mut self, close: &'static str) -> Result<Vec<Expr>> {

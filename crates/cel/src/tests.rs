@@ -210,8 +210,84 @@ proptest! {
         "self", ".spec", ".names", ".labels", ".replicas", "any", ".a", ".b", "[0]", "[?'k']", ".?k", "(", ")", " + ", " - ",
         " * ", " / ", " % ", " == ", " in ", " && ", " || ", "!", "-", " ? ", " : ", "[", "]", "{", "}", ", ", ": ", "1", "2.5",
         "'a'", "x", ".all(x, ", ".map(x, ", ".exists(x, y, ", ".size()", ".matches('a+')", "9223372036854775807", "null", "true",
-        ".format([1, 'a'])", "timestamp('2026-01-01T00:00:00Z')", "duration('1h')", ".substring(1)", "quantity('1')", "int(", "ip('::1')",
+        ".format([1, 'a'])", "Object{", "JSONPatch{op: ", "timestamp('2026-01-01T00:00:00Z')", "duration('1h')", ".substring(1)", "quantity('1')", "int(", "ip('::1')",
     ]), 0..14)) {
         let _ = run(&words.concat());
     }
+}
+
+/// Evaluates with the types of mutations.
+fn make(source: &str) -> Result<Value, String> {
+    let env = Env::new().with("object", Decl::of(Type::Dyn)).with_patches();
+    let program = Program::compile(&env, source).map_err(|e| e.to_string())?;
+    let object = Value::from_json(&json!({"spec": {"replicas": 2, "names": ["a", "b"]}}));
+    program.eval(&[("object", object)], &mut Budget::new(10_000, 10_000)).map_err(|e| e.to_string())
+}
+
+#[test]
+fn objects_are_made_of_whatever_fields() {
+    let source = "Object{
+        metadata: Object.metadata{labels: {'a/b': 'c'}, ?name: optional.none(), ?uid: optional.of('u')},
+        spec: Object.spec{replicas: object.spec.replicas + 1, list: object.spec.names.map(n, Object.spec.list{name: n})},
+    }";
+    let made = make(source).unwrap();
+    assert_eq!(
+        made.to_json().unwrap(),
+        json!({
+            "metadata": {"labels": {"a/b": "c"}, "uid": "u"},
+            "spec": {"replicas": 3, "list": [{"name": "a"}, {"name": "b"}]},
+        })
+    );
+    let Value::Message(message) = made else { panic!("not made") };
+    assert_eq!((&*message.name, message.check_names()), ("Object", Ok(())));
+}
+
+#[test]
+fn the_type_of_a_part_says_where_it_stands() {
+    let wrong = |source: &str| match make(source).unwrap() {
+        Value::Message(message) => message.check_names().unwrap_err(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        wrong("Object{spec: Object.specx{a: 1}}"),
+        "unexpected type name \"Object.specx\", expected \"Object.spec\", which matches field name path from root Object type"
+    );
+    assert!(wrong("Object.spec{a: [{'k': Object.spec.b{}}]}").contains("expected \"Object.spec.a\""));
+}
+
+#[test]
+fn what_was_made_can_be_looked_at() {
+    for source in [
+        "Object{a: 'x'}.a == 'x' && has(Object{a: 1}.a) && !has(Object{}.a)",
+        "Object{a: 1} == Object{a: 1} && Object{a: 1} != Object{a: 2} && Object{} == Object{}",
+        "JSONPatch{op: 'add'}.op == 'add' && JSONPatch{}.path == '' && !has(JSONPatch{}.value)",
+        "JSONPatch{op: 'add', value: 1} != JSONPatch{op: 'add', value: '1'}",
+        "type(Object.spec{}) == Object.spec && Object{`a-b`: 1}.`a-b` == 1",
+        "(true ? [JSONPatch{op: 'add'}] : []) + [] == [JSONPatch{op: 'add'}]",
+        "jsonpatch.escapeKey('k8s.io/x~y') == 'k8s.io~1x~0y'",
+    ] {
+        assert!(matches!(make(source), Ok(Value::Bool(true))), "{source}: {:?}", make(source));
+    }
+}
+
+#[test]
+fn what_cannot_be_made_is_told_when_compiling() {
+    for (source, why) in [
+        ("Thing{a: 1}", "1:6: undeclared reference to 'Thing' (in container '')"),
+        ("Objects{}", "1:8: undeclared reference to 'Objects' (in container '')"),
+        ("JSONPatch{op: 1}", "1:13: expected type of field 'op' is 'string' but provided type is 'int'"),
+        ("JSONPatch{ops: 'a'}", "1:14: undefined field 'ops'"),
+        ("[Object.a{}, Object.b{}]", "1:22: expected type 'Object.a' but found 'Object.b'"),
+        ("Object{a 1}", "1:10: Syntax error: mismatched input '1' expecting ':'"),
+    ] {
+        let told = make(source).unwrap_err();
+        assert!(told.starts_with(&format!("ERROR: <input>:{why}\n")), "{source}: {told}");
+    }
+    // Elsewhere there are no such types.
+    assert!(run("Object{}").unwrap_err().contains("undeclared reference to 'Object'"));
+    assert!(run("JSONPatch{op: 'x'}").is_err());
+    let result =
+        |source: &str| Program::compile(&Env::new().with_patches(), source).unwrap().result().to_string();
+    assert_eq!(result("[JSONPatch{}]"), "list(JSONPatch)");
+    assert_eq!(result("true ? Object{} : Object{a: 1}"), "Object");
 }

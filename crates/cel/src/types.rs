@@ -48,6 +48,8 @@ pub struct ObjectType {
     pub name: String,
     /// Its fields, by the names that expressions use.
     pub fields: BTreeMap<String, Type>,
+    /// Whether it may have any others.
+    pub open: bool,
 }
 
 impl PartialEq for ObjectType {
@@ -59,7 +61,17 @@ impl PartialEq for ObjectType {
 impl ObjectType {
     /// An object with these fields.
     pub fn new(name: impl Into<String>, fields: impl IntoIterator<Item = (String, Type)>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), fields: fields.into_iter().collect() })
+        Arc::new(Self { name: name.into(), fields: fields.into_iter().collect(), open: false })
+    }
+
+    /// An object that may have any fields.
+    pub fn open(name: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), fields: BTreeMap::new(), open: true })
+    }
+
+    /// The type of a field, where it may have it.
+    pub(crate) fn field(&self, name: &str) -> Option<&Type> {
+        self.fields.get(name).or(self.open.then_some(&Type::Dyn))
     }
 }
 
@@ -168,6 +180,8 @@ pub(crate) fn join(a: &Type, b: &Type) -> Type {
         return a.clone();
     }
     match (a, b) {
+        // Of an empty list nothing is known yet.
+        (Type::Param(_), known) | (known, Type::Param(_)) => known.clone(),
         (Type::List(a), Type::List(b)) => Type::list(join(a, b)),
         (Type::Map(a, b), Type::Map(c, d)) => Type::map(join(a, c), join(b, d)),
         (Type::Optional(a), Type::Optional(b)) => Type::optional(join(a, b)),

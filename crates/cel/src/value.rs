@@ -1,6 +1,7 @@
 //! Values while evaluating: JSON typed by a declaration, and what the libraries add. Equality and order are those of the
 //! language (numbers of different kinds compare by value).
 
+use crate::message::Message;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Number, Value as Json};
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
@@ -93,6 +94,8 @@ pub enum Value {
     MapList(Arc<(Vec<String>, Vec<Value>)>),
     /// A map or an object.
     Map(Arc<BTreeMap<Key, Value>>),
+    /// An object that the expression made.
+    Message(Arc<Message>),
     /// A value that may be absent.
     Optional(Option<Arc<Value>>),
     /// A type.
@@ -178,6 +181,11 @@ impl Value {
                 }
                 Json::Object(out)
             }
+            Self::Message(message) => {
+                let fields =
+                    message.fields.iter().map(|(name, value)| Some((name.to_string(), value.to_json()?)));
+                Json::Object(fields.collect::<Option<_>>()?)
+            }
             Self::Optional(Some(value)) => value.to_json()?,
             Self::Optional(None) => Json::Null,
             _ => return None,
@@ -198,6 +206,7 @@ impl Value {
             Self::Duration(_) => "google.protobuf.Duration",
             Self::List(_) | Self::Set(_) | Self::MapList(_) => "list",
             Self::Map(_) => "map",
+            Self::Message(message) => &message.name,
             Self::Optional(_) => "optional_type",
             Self::Type(_) => "type",
             Self::Ip(_) => "net.IP",
@@ -243,6 +252,7 @@ impl Value {
             Self::Bytes(b) => b.is_empty(),
             Self::Duration(d) => d.is_zero(),
             Self::Map(m) => m.is_empty(),
+            Self::Message(m) => m.fields.is_empty(),
             Self::Optional(o) => o.is_none(),
             _ => self.entries().is_some_and(<[Value]>::is_empty),
         }
@@ -316,6 +326,7 @@ impl PartialEq for Value {
         match (self, other) {
             (Self::Null, Self::Null) => true,
             (Self::Map(a), Self::Map(b)) => a == b,
+            (Self::Message(a), Self::Message(b)) => a == b,
             (Self::Set(a), b) | (b, Self::Set(a)) if b.entries().is_some() => {
                 same_entries(a, b.entries().unwrap_or_default())
             }

@@ -147,6 +147,7 @@ string|substring(int,int)->string
 string|trim()->string
 string|format(list(dyn))->string
 |strings.quote(string)->string
+|jsonpatch.escapeKey(string)->string
 list(string)|join()->string
 list(string)|join(string)->string
 string|find(string)->string
@@ -305,7 +306,7 @@ pub(crate) fn overloads(function: &str) -> Option<&'static [Overload]> {
 
 /// Whether `namespace.name` is a function.
 pub(crate) fn is_qualified(namespace: &str, name: &str) -> bool {
-    matches!(namespace, "sets" | "ip" | "format" | "optional" | "strings")
+    matches!(namespace, "sets" | "ip" | "format" | "optional" | "strings" | "jsonpatch")
         && OVERLOADS.contains_key(format!("{namespace}.{name}").as_str())
 }
 

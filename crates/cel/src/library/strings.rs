@@ -104,6 +104,7 @@ pub(super) fn call(function: &str, args: &[Value]) -> Option<Outcome> {
         }
         ("trim", []) => Ok(Value::string(text.trim())),
         ("strings.quote", []) => Ok(Value::string(quote(text))),
+        ("jsonpatch.escapeKey", []) => Ok(Value::string(text.replace('~', "~0").replace('/', "~1"))),
         ("format", [list]) => format(text, list.entries()?),
         _ => return None,
     })
