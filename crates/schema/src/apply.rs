@@ -6,7 +6,10 @@
 mod compare;
 mod managers;
 mod merge;
+mod overlay;
 mod view;
+
+pub use overlay::{OverlayError, overlay};
 
 use crate::{
     TypeRef, conform,
@@ -168,25 +171,28 @@ fn checked(ty: &TypeRef, config: &Value, writer: &Writer<'_>) -> Result<Value, A
             text("/kind"),
         ))
     };
-    match conform(ty, &mut checked) {
-        Err(mismatch) => return Err(bad(&format!(".{}", mismatch.path), &mismatch.message)),
-        Ok(unknown) => {
-            if let Some(first) = unknown.first() {
-                return Err(bad(&format!(".{}", first.path), "field not declared in schema"));
-            }
-        }
-    }
-    if let Some(mut path) = twice(Some(ty.as_type()), &checked) {
-        let step = path.pop().unwrap_or_default();
-        let (list, mut entry) = (set_of(&path), FieldSet::default());
-        entry.insert(&[step]);
-        let entry = entry.paths().join("");
-        return Err(bad(&list.paths().join(""), &format!("duplicate entries for key {entry}")));
-    }
+    typed(ty, &mut checked).map_err(|(path, why)| bad(&path, &why))?;
     for pointer in writer.ignored {
         take(&mut checked, pointer);
     }
     Ok(checked)
+}
+
+/// Makes a configuration fit its type; where it does not, tells the field and the reason.
+fn typed(ty: &TypeRef, config: &mut Value) -> Result<(), (String, String)> {
+    match conform(ty, config) {
+        Err(mismatch) => return Err((format!(".{}", mismatch.path), mismatch.message)),
+        Ok(unknown) => {
+            if let Some(first) = unknown.first() {
+                return Err((format!(".{}", first.path), "field not declared in schema".to_string()));
+            }
+        }
+    }
+    let Some(mut path) = twice(Some(ty.as_type()), config) else { return Ok(()) };
+    let step = path.pop().unwrap_or_default();
+    let (list, mut entry) = (set_of(&path), FieldSet::default());
+    entry.insert(&[step]);
+    Err((list.paths().join(""), format!("duplicate entries for key {}", entry.paths().join(""))))
 }
 
 fn set_of(path: &[String]) -> FieldSet {

@@ -81,11 +81,29 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 )));
             }
         }
+        let operation = adds_if_missing(operation, &patched);
         json_patch::patch(&mut patched, std::slice::from_ref(&operation))
             .map_err(|e| told(&operation, &e.kind))?;
     }
     *object = patched;
     Ok(())
+}
+
+/// A key of an object that is replaced need not be there: the library behind Kubernetes' own JSON patches does not look.
+fn adds_if_missing(operation: PatchOperation, object: &Value) -> PatchOperation {
+    match operation {
+        PatchOperation::Replace(replace)
+            if object.pointer(replace.path.as_str()).is_none()
+                && replace
+                    .path
+                    .as_str()
+                    .rsplit_once('/')
+                    .is_some_and(|(parent, _)| object.pointer(parent).is_some_and(Value::is_object)) =>
+        {
+            PatchOperation::Add(json_patch::AddOperation { path: replace.path, value: replace.value })
+        }
+        operation => operation,
+    }
 }
 
 fn told(operation: &PatchOperation, kind: &PatchErrorKind) -> PatchError {
@@ -157,6 +175,15 @@ mod tests {
         assert_eq!(code, 422);
         assert!(message.ends_with("testing value /a/0 failed"), "{message}");
         assert_eq!(object, before);
+    }
+
+    #[test]
+    fn a_json_patch_replaces_a_key_that_is_not_there() {
+        let mut object = json!({"a": {}, "l": [1]});
+        json_patch(&mut object, &json!([{"op": "replace", "path": "/a/b", "value": 1}])).unwrap();
+        assert_eq!(object["a"], json!({"b": 1}));
+        let end = json!([{"op": "replace", "path": "/l/-", "value": 1}]);
+        assert_eq!(status(json_patch(&mut object, &end).unwrap_err()).0, 422);
     }
 
     #[test]

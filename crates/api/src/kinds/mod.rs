@@ -1,6 +1,7 @@
 //! The table of built-in kinds: one file a kind, each with its description and, where it has any, its rules.
 //! The registry, discovery, OpenAPI and printing work from this table alone.
 
+mod admission_policy;
 mod admission_rules;
 pub mod certificate_signing_request;
 mod cluster_role;
@@ -25,6 +26,8 @@ mod ip_address;
 mod job;
 mod lease;
 mod limit_range;
+mod mutating_admission_policy;
+mod mutating_admission_policy_binding;
 mod mutating_webhook_configuration;
 mod namespace;
 mod network_policy;
@@ -106,6 +109,8 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         storage_class::kind(),
         volume_attachment::kind(),
         volume_attributes_class::kind(),
+        mutating_admission_policy::kind(),
+        mutating_admission_policy_binding::kind(),
         mutating_webhook_configuration::kind(),
         validating_webhook_configuration::kind(),
         validating_admission_policy::kind(),

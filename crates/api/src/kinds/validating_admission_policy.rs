@@ -1,9 +1,9 @@
 //! ValidatingAdmissionPolicy (admissionregistration.k8s.io/v1): what objects must fulfil, in expressions.
 
-use super::{admission_rules as shared, base, texts};
+use super::{admission_policy as shared, base, texts};
 use crate::{
     FieldErrors, Kind, Path, Rules, Scope, name,
-    object::{has, len, list, set_default, text},
+    object::{len, list, text},
     print,
 };
 use jiff::Timestamp;
@@ -37,65 +37,15 @@ struct ValidatingAdmissionPolicy;
 /// Reasons that a validation may give.
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
 
-/// Whether it can stand behind `variables.`.
-fn identifier(value: &str) -> Vec<String> {
-    let good = |at: usize, c: char| c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
-    if value.chars().enumerate().all(|(at, c)| good(at, c)) {
-        Vec::new()
-    } else {
-        vec!["name is not a valid CEL identifier".into()]
-    }
-}
-
 impl Rules for ValidatingAdmissionPolicy {
     fn default(&self, object: &mut Value) {
-        let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
-        set_default(spec, "failurePolicy", "Fail");
-        if let Some(constraints) = spec.get_mut("matchConstraints").filter(|c| c.is_object()) {
-            shared::default_matching(constraints, "resourceRules");
-            crate::object::each(constraints, "excludeResourceRules", |rule| set_default(rule, "scope", "*"));
-        }
+        shared::default_policy(object);
     }
 
     fn validate(&self, object: &Value) -> Vec<crate::FieldError> {
         let mut errors = FieldErrors::new();
+        shared::policy(&mut errors, object, None);
         let path = Path::new("spec");
-        errors.one_of(&path.child("failurePolicy"), text(object, "/spec/failurePolicy"), &["Fail", "Ignore"]);
-        if has(object, "/spec/paramKind") {
-            for field in ["apiVersion", "kind"] {
-                if text(object, &format!("/spec/paramKind/{field}")).is_empty() {
-                    errors.required(path.child("paramKind").child(field), "");
-                }
-            }
-        }
-        let at = path.child("matchConstraints");
-        match object.pointer("/spec/matchConstraints").filter(|c| !c.is_null()) {
-            None => errors.required(&at, ""),
-            Some(constraints) => {
-                let rules = list(constraints, "/resourceRules");
-                if rules.is_empty() {
-                    errors.required(at.child("resourceRules"), "");
-                }
-                shared::rules(&mut errors, &at.child("resourceRules"), rules);
-                let excluded = list(constraints, "/excludeResourceRules");
-                shared::rules(&mut errors, &at.child("excludeResourceRules"), excluded);
-                shared::matching(&mut errors, &at, constraints);
-            }
-        }
-        let conditions = list(object, "/spec/matchConditions");
-        shared::match_conditions(&mut errors, &path.child("matchConditions"), conditions);
-        let variables = list(object, "/spec/variables");
-        for (at, variable) in variables.iter().enumerate() {
-            let path = path.child("variables").index(at);
-            let given = text(variable, "/name");
-            errors.required_and(&path.child("name"), given, identifier);
-            if variables[..at].iter().any(|v| text(v, "/name") == given) {
-                errors.duplicate(path.child("name"), given);
-            }
-            if text(variable, "/expression").trim().is_empty() {
-                errors.required(path.child("expression"), "expression is not specified");
-            }
-        }
         if len(object, "/spec/validations") + len(object, "/spec/auditAnnotations") == 0 {
             let why = "validations or auditAnnotations must be specified";
             errors.required(path.child("validations"), why);
@@ -130,14 +80,10 @@ impl Rules for ValidatingAdmissionPolicy {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let kind = match (text(object, "/spec/paramKind/apiVersion"), text(object, "/spec/paramKind/kind")) {
-            ("", _) => "<unset>".to_string(),
-            (version, kind) => format!("{version}/{kind}"),
-        };
         vec![
             print::name(object),
             len(object, "/spec/validations").into(),
-            kind.into(),
+            shared::param_kind(object).into(),
             print::age(object, now),
         ]
     }

@@ -1,14 +1,13 @@
 //! ValidatingAdmissionPolicyBinding (admissionregistration.k8s.io/v1): where a policy holds, with which parameters, and what
 //! follows from breaking it.
 
-use super::{admission_rules as shared, base, texts};
+use super::{admission_policy as shared, base, texts};
 use crate::{
     FieldErrors, Kind, Path, Rules, Scope,
-    object::{each, has, list, set_default, text},
-    print, selector,
+    object::{list, text},
+    print,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 /// The description of ValidatingAdmissionPolicyBinding.
@@ -37,18 +36,13 @@ struct ValidatingAdmissionPolicyBinding;
 
 impl Rules for ValidatingAdmissionPolicyBinding {
     fn default(&self, object: &mut Value) {
-        if let Some(resources) = object.pointer_mut("/spec/matchResources").filter(|r| r.is_object()) {
-            shared::default_matching(resources, "resourceRules");
-            each(resources, "excludeResourceRules", |rule| set_default(rule, "scope", "*"));
-        }
+        shared::default_binding(object);
     }
 
     fn validate(&self, object: &Value) -> Vec<crate::FieldError> {
         let mut errors = FieldErrors::new();
+        shared::binding(&mut errors, object, None);
         let path = Path::new("spec");
-        if text(object, "/spec/policyName").is_empty() {
-            errors.required(path.child("policyName"), "");
-        }
         let at = path.child("validationActions");
         let actions: Vec<&str> =
             list(object, "/spec/validationActions").iter().filter_map(Value::as_str).collect();
@@ -65,43 +59,14 @@ impl Rules for ValidatingAdmissionPolicyBinding {
             let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
             errors.invalid(&at, actions.clone(), why);
         }
-        if let Some(reference) = object.pointer("/spec/paramRef").filter(|r| !r.is_null()) {
-            let at = path.child("paramRef");
-            let (named, selected) = (!text(reference, "/name").is_empty(), has(reference, "/selector"));
-            if named && selected {
-                errors.forbidden(at.child("name"), "name and selector are mutually exclusive");
-            } else if !named && !selected {
-                errors.required(&at, "one of name or selector must be specified");
-            }
-            if let Some(value) = reference.get("selector").filter(|s| !s.is_null())
-                && let Some(typed) = errors.decode::<LabelSelector>(&at.child("selector"), value)
-            {
-                errors.extend(selector::validate(&typed, at.child("selector").as_str()));
-            }
-            let action = text(reference, "/parameterNotFoundAction");
-            errors.required_one_of(&at.child("parameterNotFoundAction"), action, &["Allow", "Deny"]);
-        }
-        if let Some(resources) = object.pointer("/spec/matchResources").filter(|r| !r.is_null()) {
-            let at = path.child("matchResources");
-            shared::rules(&mut errors, &at.child("resourceRules"), list(resources, "/resourceRules"));
-            let excluded = list(resources, "/excludeResourceRules");
-            shared::rules(&mut errors, &at.child("excludeResourceRules"), excluded);
-            shared::matching(&mut errors, &at, resources);
-        }
         errors.into_vec()
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let reference = match (text(object, "/spec/paramRef/namespace"), text(object, "/spec/paramRef/name"))
-        {
-            (_, "") => "<unset>".to_string(),
-            ("", name) => name.to_string(),
-            (namespace, name) => format!("{namespace}/{name}"),
-        };
         vec![
             print::name(object),
             text(object, "/spec/policyName").into(),
-            reference.into(),
+            shared::param_ref(object).into(),
             print::age(object, now),
         ]
     }

@@ -30,6 +30,8 @@ pub(crate) struct Expressions {
 pub(crate) struct Names {
     /// `params`, `namespaceObject`.
     pub policy: bool,
+    /// `Object{…}` and `JSONPatch{…}`.
+    pub patches: bool,
     /// `variables.x`.
     pub variables: Vec<String>,
 }
@@ -50,7 +52,7 @@ impl Names {
                 env = env.with(&format!("variables.{name}"), any());
             }
         }
-        env
+        if self.patches { env.with_patches() } else { env }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Admission: what a cluster's owner lets into the state, beyond what is valid. A write passes here twice: first everything
-//! that may change the object (plugins, then webhooks), then, when the object is complete and valid, everything that may only
+//! that may change the object (plugins, policies, webhooks; who wishes so once more), then, when the object is complete and valid, everything that may only
 //! refuse it (plugins, policies, webhooks, and at last quotas). Never writes to the store: what a rule wants written goes into
 //! the transaction of the object itself.
 
@@ -10,6 +10,7 @@ mod plugins;
 mod policies;
 pub(crate) mod quota;
 mod request;
+mod rounds;
 pub(crate) mod subresource;
 pub(crate) mod type_check;
 pub(crate) mod webhooks;
@@ -19,6 +20,8 @@ pub(crate) use request::{Operation, Options, Request};
 use crate::identity::Authorizer;
 use expressions::Expressions;
 use orlop_api::Status;
+use policies::{Evaluator, mutating, validating};
+use rounds::Round;
 use serde_json::Value;
 use std::sync::{Arc, OnceLock};
 use webhooks::Phase;
@@ -80,6 +83,10 @@ impl Chain {
         webhooks::Caller { expressions: &self.expressions, authorizer: self.authorizer.get() }
     }
 
+    fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator { expressions: &self.expressions, authorizer: self.authorizer.get() }
+    }
+
     fn mutate_by_plugins(&self, request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
         let mut interested = false;
         for plugin in self.interested(request) {
@@ -89,7 +96,7 @@ impl Chain {
         Ok(interested)
     }
 
-    /// The changing phase. `complete` fills in defaults before webhooks see the object.
+    /// The changing phase. `complete` fills in defaults before policies and webhooks see the object.
     pub(crate) async fn mutate(
         &self,
         request: &Request<'_>,
@@ -97,19 +104,49 @@ impl Chain {
         complete: impl Fn(&mut Value) + Sync,
     ) -> Result<Mutated, Status> {
         let changed = self.mutate_by_plugins(request, object)?;
-        if !webhooks::exist(request, Phase::Mutating) {
+        let (policies, hooks) = (mutating::exist(request), webhooks::exist(request, Phase::Mutating));
+        if !policies && !hooks {
             return Ok(Mutated { changed, by_others: false });
         }
         complete(object);
-        let rerun = |object: &mut Value| {
+        let by_others =
+            Box::pin(self.mutate_by_others(request, object, &complete, (policies, hooks))).await?;
+        Ok(Mutated { changed: true, by_others })
+    }
+
+    /// Lets policies and webhooks change the object. After a change the server's own rules run again, then once more those that
+    /// wish so and have not seen the last change.
+    async fn mutate_by_others(
+        &self,
+        request: &Request<'_>,
+        object: &mut Value,
+        complete: &(impl Fn(&mut Value) + Sync),
+        (policies, hooks): (bool, bool),
+    ) -> Result<bool, Status> {
+        let (evaluator, caller) = (self.evaluator(), self.caller());
+        let mut invocations =
+            if policies { evaluator.invocations(request, object) } else { mutating::Invocations::default() };
+        let mut hooks = if hooks { webhooks::interested(request, Phase::Mutating) } else { Vec::new() };
+        let rerun = |object: &mut Value| -> Result<bool, Status> {
             complete(object);
             let before = object.clone();
             self.mutate_by_plugins(request, object)?;
             Ok(*object != before)
         };
-        let caller = self.caller();
-        let by_others = Box::pin(caller.mutate(request, Some(object), rerun)).await?;
-        Ok(Mutated { changed: true, by_others })
+        let by_policies = evaluator.mutate(&mut invocations, request, object, complete, Round::First)?;
+        let by_hooks = caller.mutate(&mut hooks, request, Some(object), Round::First).await?;
+        if by_policies.is_none() && by_hooks.is_none() {
+            return Ok(false);
+        }
+        let by_plugins = rerun(object)?;
+        let round = Round::after(by_policies, by_plugins || by_hooks.is_some());
+        let policies_again = evaluator.mutate(&mut invocations, request, object, complete, round)?;
+        let round = Round::after(by_hooks, by_plugins || policies_again.is_some());
+        let hooks_again = caller.mutate(&mut hooks, request, Some(object), round).await?;
+        if policies_again.is_some() || hooks_again.is_some() {
+            rerun(object)?;
+        }
+        Ok(true)
     }
 
     /// The judging phase. `object` is absent in a delete.
@@ -117,10 +154,8 @@ impl Chain {
         for plugin in self.interested(request) {
             plugin.validate(request, object)?;
         }
-        if policies::exist(request) {
-            let evaluator =
-                policies::Evaluator { expressions: &self.expressions, authorizer: self.authorizer.get() };
-            evaluator.validate(request, object)?;
+        if validating::exist(request) {
+            self.evaluator().validate(request, object)?;
         }
         if webhooks::exist(request, Phase::Validating) {
             let caller = self.caller();
@@ -133,7 +168,8 @@ impl Chain {
     pub(crate) async fn delete(&self, request: &Request<'_>) -> Result<(), Status> {
         if webhooks::exist(request, Phase::Mutating) {
             let caller = self.caller();
-            Box::pin(caller.mutate(request, None, |_| Ok(false))).await?;
+            let mut hooks = webhooks::interested(request, Phase::Mutating);
+            Box::pin(caller.mutate(&mut hooks, request, None, Round::First)).await?;
         }
         self.validate(request, None).await
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 impl Webhook {
     /// Makes it known. `more` changes the entry of the configuration.
-    async fn register(&self, server: &Arc<ApiServer>, kind: &str, name: &str, more: Value) {
+    pub async fn register(&self, server: &Arc<ApiServer>, kind: &str, name: &str, more: Value) {
         let mut hook = json!({
             "name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
             "clientConfig": {"url": self.url, "caBundle": self.bundle},

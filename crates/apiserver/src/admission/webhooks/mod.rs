@@ -7,6 +7,7 @@ use super::{
     Request,
     expressions::{self, Expressions, Names},
     matching, notes,
+    rounds::Round,
 };
 use crate::{
     identity::Authorizer,
@@ -42,9 +43,11 @@ impl Phase {
 }
 
 /// A webhook of a configuration.
-struct Hook {
+pub(super) struct Hook {
     value: Value,
     configuration: String,
+    /// Whether its selectors and conditions chose the request, so that it may be asked again.
+    asked: bool,
 }
 
 impl Hook {
@@ -74,13 +77,13 @@ pub(super) fn exist(request: &Request<'_>, phase: Phase) -> bool {
 }
 
 /// The webhooks whose rules are about the request, in order.
-fn interested(request: &Request<'_>, phase: Phase) -> Vec<Hook> {
+pub(super) fn interested(request: &Request<'_>, phase: Phase) -> Vec<Hook> {
     let mut hooks = Vec::new();
     for configuration in request.look_up_all((GROUP, "v1", phase.plural()), "") {
         let name = text(&configuration, "/metadata/name").to_string();
         for hook in list(&configuration, "/webhooks") {
             if matching::rules_match(list(hook, "/rules"), text(hook, "/matchPolicy"), request) {
-                hooks.push(Hook { value: hook.clone(), configuration: name.clone() });
+                hooks.push(Hook { value: hook.clone(), configuration: name.clone(), asked: false });
             }
         }
     }
@@ -154,13 +157,14 @@ impl Caller<'_> {
     /// Asks one mutating webhook. Tells whether it changed the object.
     async fn mutate_once(
         &self,
-        hook: &Hook,
+        hook: &mut Hook,
         request: &Request<'_>,
         object: &mut Option<&mut Value>,
     ) -> Result<bool, Status> {
         if !self.concerns(hook, request, object.as_deref())? {
             return Ok(false);
         }
+        hook.asked = true;
         let Some(verdict) = self.call(hook, request, object.as_deref()).await? else { return Ok(false) };
         if let Some(denied) = verdict.denied {
             return Err(denied);
@@ -187,33 +191,24 @@ impl Caller<'_> {
         Ok(*object != before)
     }
 
-    /// Asks all mutating webhooks, one after the other. After a change the server's own rules run again (`rerun` tells whether
-    /// they changed something), then once more those webhooks that wish so and have not seen the last change.
+    /// Asks the mutating webhooks of a round, one after the other. Tells the place of the last one that changed the object.
     pub(super) async fn mutate(
         &self,
+        hooks: &mut [Hook],
         request: &Request<'_>,
         mut object: Option<&mut Value>,
-        rerun: impl Fn(&mut Value) -> Result<bool, Status>,
-    ) -> Result<bool, Status> {
-        let hooks = interested(request, Phase::Mutating);
+        round: Round,
+    ) -> Result<Option<usize>, Status> {
         let mut last_change = None;
-        for (at, hook) in hooks.iter().enumerate() {
-            if self.mutate_once(hook, request, &mut object).await? {
+        for (at, hook) in hooks.iter_mut().enumerate() {
+            let wishes = hook.asked && hook.reinvoked();
+            if round.asks(at, wishes, last_change.is_some())
+                && self.mutate_once(hook, request, &mut object).await?
+            {
                 last_change = Some(at);
             }
         }
-        let (Some(last), Some(value)) = (last_change, object.as_deref_mut()) else { return Ok(false) };
-        let unseen = if rerun(value)? { hooks.len() } else { last };
-        let mut changed_again = false;
-        for (at, hook) in hooks.iter().enumerate().filter(|(_, hook)| hook.reinvoked()) {
-            if at < unseen || changed_again {
-                changed_again |= self.mutate_once(hook, request, &mut object).await?;
-            }
-        }
-        if changed_again && let Some(value) = object {
-            rerun(value)?;
-        }
-        Ok(true)
+        Ok(last_change)
     }
 
     /// Asks all validating webhooks at once; the first refusal counts.

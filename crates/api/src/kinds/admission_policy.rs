@@ -1,0 +1,137 @@
+//! What ValidatingAdmissionPolicy and MutatingAdmissionPolicy have in common, and their bindings: what they are about, parameters
+//! and variables.
+
+use super::admission_rules as shared;
+use crate::{
+    FieldErrors, Path, name,
+    object::{each, has, list, set_default, text},
+    selector,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde_json::Value;
+
+/// What missing fields of a policy mean.
+pub(super) fn default_policy(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
+    set_default(spec, "failurePolicy", "Fail");
+    if let Some(constraints) = spec.get_mut("matchConstraints").filter(|c| c.is_object()) {
+        default_resources(constraints);
+    }
+}
+
+/// What missing fields of a binding mean.
+pub(super) fn default_binding(object: &mut Value) {
+    if let Some(resources) = object.pointer_mut("/spec/matchResources").filter(|r| r.is_object()) {
+        default_resources(resources);
+    }
+}
+
+fn default_resources(resources: &mut Value) {
+    shared::default_matching(resources, "resourceRules");
+    each(resources, "excludeResourceRules", |rule| set_default(rule, "scope", "*"));
+}
+
+/// Whether it can stand behind `variables.`.
+fn identifier(value: &str) -> Vec<String> {
+    let good = |at: usize, c: char| c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
+    if value.chars().enumerate().all(|(at, c)| good(at, c)) {
+        Vec::new()
+    } else {
+        vec!["name is not a valid CEL identifier".into()]
+    }
+}
+
+/// What is wrong with the parts of a policy that all policies have. `operations` are those that it may be about, where that is
+/// not any.
+pub(super) fn policy(errors: &mut FieldErrors, object: &Value, operations: Option<&[&str]>) {
+    let path = Path::new("spec");
+    errors.one_of(&path.child("failurePolicy"), text(object, "/spec/failurePolicy"), &["Fail", "Ignore"]);
+    if has(object, "/spec/paramKind") {
+        for field in ["apiVersion", "kind"] {
+            if text(object, &format!("/spec/paramKind/{field}")).is_empty() {
+                errors.required(path.child("paramKind").child(field), "");
+            }
+        }
+    }
+    let at = path.child("matchConstraints");
+    match object.pointer("/spec/matchConstraints").filter(|c| !c.is_null()) {
+        None => errors.required(&at, ""),
+        Some(constraints) => {
+            if list(constraints, "/resourceRules").is_empty() {
+                errors.required(at.child("resourceRules"), "");
+            }
+            resources(errors, &at, constraints, operations);
+        }
+    }
+    let conditions = list(object, "/spec/matchConditions");
+    shared::match_conditions(errors, &path.child("matchConditions"), conditions);
+    let variables = list(object, "/spec/variables");
+    for (at, variable) in variables.iter().enumerate() {
+        let path = path.child("variables").index(at);
+        let given = text(variable, "/name");
+        errors.required_and(&path.child("name"), given, identifier);
+        if variables[..at].iter().any(|v| text(v, "/name") == given) {
+            errors.duplicate(path.child("name"), given);
+        }
+        if text(variable, "/expression").trim().is_empty() {
+            errors.required(path.child("expression"), "expression is not specified");
+        }
+    }
+}
+
+/// What is wrong with the parts of a binding that all bindings have.
+pub(super) fn binding(errors: &mut FieldErrors, object: &Value, operations: Option<&[&str]>) {
+    let path = Path::new("spec");
+    errors.required_and(&path.child("policyName"), text(object, "/spec/policyName"), name::dns_subdomain);
+    if let Some(reference) = object.pointer("/spec/paramRef").filter(|r| !r.is_null()) {
+        let at = path.child("paramRef");
+        let (named, selected) = (!text(reference, "/name").is_empty(), has(reference, "/selector"));
+        if named && selected {
+            errors.forbidden(at.child("name"), "name and selector are mutually exclusive");
+            errors.forbidden(at.child("selector"), "name and selector are mutually exclusive");
+        } else if !named && !selected {
+            errors.required(&at, "one of name or selector must be specified");
+        }
+        if let Some(value) = reference.get("selector").filter(|s| !s.is_null())
+            && let Some(typed) = errors.decode::<LabelSelector>(&at.child("selector"), value)
+        {
+            errors.extend(selector::validate(&typed, at.child("selector").as_str()));
+        }
+        let action = text(reference, "/parameterNotFoundAction");
+        errors.required_one_of(&at.child("parameterNotFoundAction"), action, &["Allow", "Deny"]);
+    }
+    if let Some(about) = object.pointer("/spec/matchResources").filter(|r| !r.is_null()) {
+        resources(errors, &path.child("matchResources"), about, operations);
+    }
+}
+
+fn resources(errors: &mut FieldErrors, at: &Path, about: &Value, operations: Option<&[&str]>) {
+    let rules = list(about, "/resourceRules");
+    shared::rules(errors, &at.child("resourceRules"), rules);
+    let excluded = list(about, "/excludeResourceRules");
+    shared::rules(errors, &at.child("excludeResourceRules"), excluded);
+    shared::matching(errors, at, about);
+    let at = at.child("resourceRules").child("operations");
+    for operation in rules.iter().flat_map(|rule| list(rule, "/operations")).filter_map(Value::as_str) {
+        if let Some(operations) = operations {
+            errors.one_of(&at, operation, operations);
+        }
+    }
+}
+
+/// The kind of a policy's parameters, as its row shows it.
+pub(super) fn param_kind(object: &Value) -> String {
+    match (text(object, "/spec/paramKind/apiVersion"), text(object, "/spec/paramKind/kind")) {
+        ("", _) => "<unset>".to_string(),
+        (version, kind) => format!("{version}/{kind}"),
+    }
+}
+
+/// A binding's parameters, as its row shows them.
+pub(super) fn param_ref(object: &Value) -> String {
+    match (text(object, "/spec/paramRef/namespace"), text(object, "/spec/paramRef/name")) {
+        (_, "") => "<unset>".to_string(),
+        ("", name) => name.to_string(),
+        (namespace, name) => format!("{namespace}/{name}"),
+    }
+}

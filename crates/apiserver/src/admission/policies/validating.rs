@@ -1,0 +1,238 @@
+//! ValidatingAdmissionPolicy (Kubernetes documentation, "Validating Admission Policy"): evaluates the policies that a request
+//! concerns, and turns broken rules into refusals, warnings and audit notes.
+
+use super::{Evaluator, Family, names, params};
+use crate::admission::{
+    Request,
+    expressions::{self, Names},
+    notes,
+};
+use orlop_api::{
+    Status,
+    object::{list, text},
+};
+use orlop_cel::{Budget, Value as Cel};
+use serde_json::{Value, json};
+
+const FAMILY: Family =
+    Family { policies: "validatingadmissionpolicies", bindings: "validatingadmissionpolicybindings" };
+/// The longest message that an expression may make.
+const MAX_MESSAGE: usize = 5 << 10;
+/// Kubernetes' key for what a binding wants audited.
+const FAILURE_KEY: &str = "validation.policy.admission.k8s.io/validation_failure";
+
+/// A rule that was not fulfilled, or that could not be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Broken {
+    message: String,
+    reason: String,
+    index: usize,
+    /// Whether it is not known if the rule is fulfilled.
+    failed: bool,
+}
+
+/// Whether there are any bindings at all: a policy without one does nothing.
+pub(in crate::admission) fn exist(request: &Request<'_>) -> bool {
+    FAMILY.exists(request)
+}
+
+fn status(request: &Request<'_>, policy: &str, binding: &str, broken: &Broken) -> Status {
+    let message = format!(
+        "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {}",
+        broken.message
+    );
+    let mut status = request.forbidden(&message);
+    (status.code, status.reason) = match broken.reason.as_str() {
+        "Forbidden" => (403, "Forbidden"),
+        "Unauthorized" => (401, "Unauthorized"),
+        "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
+        _ => (422, "Invalid"),
+    };
+    if let Some(details) = &mut status.details {
+        details["causes"] = json!([{"message": message}]);
+    }
+    status
+}
+
+impl Evaluator<'_> {
+    /// All rules of a policy that are broken with one set of parameters, and what it wants audited.
+    fn evaluate(&self, policy: &Value, values: &[(&str, Cel)]) -> (Vec<Broken>, Vec<(String, String)>) {
+        let names = names(policy);
+        self.with_variables(policy, values, &mut expressions::budget(), |values, budget| {
+            let mut broken = Vec::new();
+            for (index, validation) in list(policy, "/spec/validations").iter().enumerate() {
+                let source = text(validation, "/expression");
+                let (message, failed) = match self.eval(&names, source, values, budget) {
+                    Ok(Cel::Bool(true)) => continue,
+                    Ok(Cel::Bool(false)) => (self.message(&names, validation, values, budget), false),
+                    Ok(_) => (format!("expression '{source}' resulted in error: it is not a boolean"), true),
+                    Err(why) => (format!("expression '{source}' resulted in error: {why}"), true),
+                };
+                broken.push(Broken {
+                    message,
+                    reason: text(validation, "/reason").to_string(),
+                    index,
+                    failed,
+                });
+            }
+            let owner = text(policy, "/metadata/name");
+            let mut annotations = Vec::new();
+            for annotation in list(policy, "/spec/auditAnnotations") {
+                let source = text(annotation, "/valueExpression");
+                match self.eval(&names, source, values, budget) {
+                    Ok(Cel::String(value)) if !value.trim().is_empty() => {
+                        let value = value.trim().chars().take(10 << 10).collect();
+                        annotations.push((format!("{owner}/{}", text(annotation, "/key")), value));
+                    }
+                    Ok(_) => {}
+                    Err(why) => broken.push(Broken {
+                        message: format!("expression '{source}' resulted in error: {why}"),
+                        reason: String::new(),
+                        index: 0,
+                        failed: true,
+                    }),
+                }
+            }
+            (broken, annotations)
+        })
+    }
+
+    fn message(
+        &self,
+        names: &Names,
+        validation: &Value,
+        values: &[(&str, Cel)],
+        budget: &mut Budget<'_>,
+    ) -> String {
+        let source = text(validation, "/messageExpression");
+        if !source.is_empty()
+            && let Ok(Cel::String(made)) = self.eval(names, source, values, budget)
+        {
+            let made = made.trim();
+            if !made.is_empty() && made.len() <= MAX_MESSAGE && !made.contains('\n') {
+                return made.to_string();
+            }
+        }
+        match text(validation, "/message").trim() {
+            "" => format!("failed expression: {}", text(validation, "/expression").trim()),
+            said => said.to_string(),
+        }
+    }
+
+    /// The broken rules of a policy for one binding, over all its parameters.
+    fn judge(
+        &self,
+        policy: &Value,
+        binding: &Value,
+        request: &Request<'_>,
+        values: &[(&str, Cel)],
+    ) -> Result<Vec<Broken>, String> {
+        let names = names(policy);
+        let mut all = Vec::new();
+        for param in params(policy, binding, request)? {
+            let mut values = values.to_vec();
+            values.push(("params", Cel::from_json(&param)));
+            let conditions = list(policy, "/spec/matchConditions");
+            if !expressions::conditions_hold(self.expressions, conditions, &names, &values)? {
+                continue;
+            }
+            let (broken, annotations) = self.evaluate(policy, &values);
+            all.extend(broken);
+            annotations.into_iter().for_each(|(key, value)| notes::annotate(key, value));
+        }
+        Ok(all)
+    }
+
+    /// Holds the request to all policies; the first refusal counts.
+    pub(in crate::admission) fn validate(
+        &self,
+        request: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<(), Status> {
+        let mut values = None;
+        let mut audited = Vec::new();
+        let mut refusal = None;
+        for (policy, bindings) in FAMILY.concerning(request, object) {
+            let name = text(&policy, "/metadata/name");
+            let ignores = text(&policy, "/spec/failurePolicy") == "Ignore";
+            for binding in &bindings {
+                let values = values.get_or_insert_with(|| self.values(request, object));
+                let broken = self.judge(&policy, binding, request, values).unwrap_or_else(|why| {
+                    vec![Broken { message: why, reason: String::new(), index: 0, failed: true }]
+                });
+                let binding_name = text(binding, "/metadata/name");
+                for broken in broken.into_iter().filter(|b| !(ignores && b.failed)) {
+                    for action in list(binding, "/spec/validationActions") {
+                        match action.as_str().unwrap_or_default() {
+                            "Deny" => {
+                                refusal.get_or_insert_with(|| status(request, name, binding_name, &broken));
+                            }
+                            "Warn" => notes::warn(format!(
+                                "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{binding_name}': {}",
+                                broken.message
+                            )),
+                            _ => audited.push(json!({
+                                "message": broken.message, "policy": name, "binding": binding_name,
+                                "expressionIndex": broken.index,
+                                "validationActions": binding["spec"]["validationActions"],
+                            })),
+                        }
+                    }
+                }
+            }
+        }
+        if !audited.is_empty() {
+            notes::annotate(FAILURE_KEY, Value::Array(audited).to_string());
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::expressions::Expressions;
+
+    fn evaluate(spec: Value, object: Value) -> (Vec<String>, Vec<(String, String)>) {
+        let expressions = Expressions::default();
+        let evaluator = Evaluator { expressions: &expressions, authorizer: None };
+        let policy = json!({"metadata": {"name": "p"}, "spec": spec});
+        let values = [
+            ("object", Cel::from_json(&object)),
+            ("oldObject", Cel::Null),
+            ("request", Cel::Null),
+            ("params", Cel::from_json(&json!({"max": 3}))),
+            ("namespaceObject", Cel::Null),
+        ];
+        let (broken, annotations) = evaluator.evaluate(&policy, &values);
+        (broken.into_iter().map(|b| b.message).collect(), annotations)
+    }
+
+    #[test]
+    fn what_is_broken_is_told_in_the_words_that_the_policy_has_for_it() {
+        let object = json!({"spec": {"replicas": 5}});
+        let spec = json!({
+            "variables": [{"name": "n", "expression": "object.spec.replicas"}, {"name": "bad", "expression": "object.none"}],
+            "validations": [
+                {"expression": "variables.n <= params.max", "messageExpression": "'at most ' + string(params.max)"},
+                {"expression": "variables.n < 5", "message": "too many"},
+                {"expression": "variables.n < 4"},
+                {"expression": "variables.n > 1"},
+            ],
+            "auditAnnotations": [{"key": "n", "valueExpression": "string(variables.n)"}],
+        });
+        let (broken, annotations) = evaluate(spec, object);
+        assert_eq!(broken, ["at most 3", "too many", "failed expression: variables.n < 4"]);
+        assert_eq!(annotations, [("p/n".to_string(), "5".to_string())]);
+    }
+
+    #[test]
+    fn an_expression_that_fails_is_broken_too() {
+        let spec = json!({"validations": [{"expression": "object.missing.field == 1"}]});
+        let (broken, _) = evaluate(spec, json!({}));
+        assert!(
+            broken[0].starts_with("expression 'object.missing.field == 1' resulted in error: "),
+            "{broken:?}"
+        );
+    }
+}
