@@ -33,22 +33,18 @@ impl Default for Version {
     }
 }
 
-/// How much is done at the same time. Watches and other streams do not count.
+/// How much is done at the same time. Watches count only while they begin, other streams not at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Reads of users.
-    pub reads: usize,
-    /// Writes of users.
-    pub writes: usize,
-    /// Requests of the cluster's own parts, which no user can starve.
-    pub system: usize,
+    /// Requests that are worked on at once, of all priority levels but the exempt one together.
+    pub concurrency: usize,
     /// How long a request that is no stream may take.
     pub timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { reads: 400, writes: 200, system: 400, timeout: Duration::from_secs(60) }
+        Self { concurrency: 600, timeout: Duration::from_secs(60) }
     }
 }
 

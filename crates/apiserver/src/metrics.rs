@@ -1,7 +1,7 @@
 //! What `/metrics` shows: requests by verb, resource and code, their duration, streams, objects, watchers, and what the
 //! process itself takes. The names are those of Kubernetes where there are some.
 
-use crate::{registry::Registry, request::RequestInfo};
+use crate::{flow_control::Figures, registry::Registry, request::RequestInfo};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -37,6 +37,55 @@ struct Resource {
     resource: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Level {
+    priority_level: String,
+}
+
+/// What the priority levels are doing.
+#[derive(Default)]
+struct Levels {
+    nominal: Family<Level, Gauge>,
+    seats: Family<Level, Gauge>,
+    executing: Family<Level, Gauge>,
+    waiting: Family<Level, Gauge>,
+    dispatched: Family<Level, Counter>,
+    rejected: Family<Level, Counter>,
+}
+
+impl Levels {
+    fn register(&self, prometheus: &mut Prometheus) {
+        let gauges = [
+            ("nominal_limit_seats", "Seats that a level's shares are worth", &self.nominal),
+            ("current_limit_seats", "Seats that a level has now", &self.seats),
+            ("current_executing_requests", "Requests that hold a seat", &self.executing),
+            ("current_inqueue_requests", "Requests that wait for a seat", &self.waiting),
+        ];
+        for (name, help, family) in gauges {
+            prometheus.register(format!("apiserver_flowcontrol_{name}"), help, family.clone());
+        }
+        let counters = [
+            ("dispatched_requests", "Requests that got a seat", &self.dispatched),
+            ("rejected_requests", "Requests that were turned away", &self.rejected),
+        ];
+        for (name, help, family) in counters {
+            prometheus.register(format!("apiserver_flowcontrol_{name}"), help, family.clone());
+        }
+    }
+
+    fn show(&self, name: String, figures: Figures) {
+        let label = Level { priority_level: name };
+        self.nominal.get_or_create(&label).set(figures.nominal as i64);
+        self.seats.get_or_create(&label).set(figures.seats as i64);
+        self.executing.get_or_create(&label).set(figures.executing as i64);
+        self.waiting.get_or_create(&label).set(figures.waiting as i64);
+        for (family, now) in [(&self.dispatched, figures.dispatched), (&self.rejected, figures.rejected)] {
+            let counter = family.get_or_create(&label);
+            counter.inc_by(now.saturating_sub(counter.get()));
+        }
+    }
+}
+
 type Durations = Family<Label, Histogram, fn() -> Histogram>;
 
 pub(crate) struct Metrics {
@@ -44,6 +93,7 @@ pub(crate) struct Metrics {
     requests: Family<Answered, Counter>,
     durations: Durations,
     streams: Family<Label, Gauge>,
+    levels: Levels,
     objects: Family<Resource, Gauge>,
     watchers: Family<Resource, Gauge>,
     revision: Gauge,
@@ -72,6 +122,7 @@ impl Metrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(buckets),
             streams: Family::default(),
+            levels: Levels::default(),
             objects: Family::default(),
             watchers: Family::default(),
             revision: Gauge::default(),
@@ -86,6 +137,7 @@ impl Metrics {
             "Time until the answer began",
             metrics.durations.clone(),
         );
+        metrics.levels.register(&mut prometheus);
         prometheus.register("apiserver_longrunning_requests", "Streams open", metrics.streams.clone());
         prometheus.register("apiserver_storage_objects", "Objects", metrics.objects.clone());
         prometheus.register("apiserver_registered_watchers", "Watches open", metrics.watchers.clone());
@@ -141,7 +193,10 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub(crate) async fn text(&self, registry: &Registry) -> String {
+    pub(crate) async fn text(&self, registry: &Registry, levels: Vec<(String, Figures)>) -> String {
+        for (name, figures) in levels {
+            self.levels.show(name, figures);
+        }
         for resource in registry.resources() {
             let name = if resource.kind.group.is_empty() {
                 resource.kind.plural.to_string()

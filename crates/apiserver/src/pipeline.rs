@@ -4,13 +4,14 @@
 use crate::{
     ApiServer, Identity,
     admission::notes,
+    flow_control::Asked,
     identity::{Attributes, Authorizer, Decision, authorize, impersonate::Wanted},
     request::{Query, RequestInfo, Verb, body},
     response::{self, Body, Response},
 };
 use bytes::Bytes;
 use futures::FutureExt;
-use http::request::Parts;
+use http::{Method, request::Parts};
 use orlop_api::{NameRule, Status};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -69,6 +70,20 @@ fn pinned_name(fields: &[(String, String)]) -> &str {
     if is_name { name } else { "" }
 }
 
+/// A method as rules about paths write it.
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "get",
+        "HEAD" => "head",
+        "POST" => "post",
+        "PUT" => "put",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        "OPTIONS" => "options",
+        _ => "other",
+    }
+}
+
 impl ApiServer {
     /// Answers a request, whatever happens.
     pub(crate) async fn respond<B>(self: &Arc<Self>, request: http::Request<B>, peer: Peer) -> Response
@@ -81,7 +96,7 @@ impl ApiServer {
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
         let long = is_long(&info);
         let label = self.metrics.label(&info);
-        let head = parts.method == http::Method::HEAD;
+        let head = parts.method == Method::HEAD;
         let work = Box::pin(self.admit_and_work(parts, body, info, peer));
         let guarded = AssertUnwindSafe(work).catch_unwind();
         let (outcome, notes) = notes::collect(async {
@@ -130,18 +145,46 @@ impl ApiServer {
     {
         let who = self.authenticator.identify(&peer, &parts.headers)?;
         let who = self.impersonated(who, &parts)?;
-        self.authorize(&who, &info, &parts)?;
-        let reads = info.target.is_none() || info.verb.reads();
-        let turn = if is_long(&info) || matches!(peer, Peer::InProcess(_)) {
-            None
-        } else {
-            Some(self.in_flight.enter(&who, reads).await?)
+        if is_long(&info) && info.verb != Verb::Watch {
+            return self.permit_and_work(who, parts, body, info).await;
+        }
+        let (mark, seat) = {
+            let verb = if info.target.is_some() { info.verb.name() } else { method_name(&parts.method) };
+            let asked = Asked { who: &who, verb, target: info.target.as_ref(), path: parts.uri.path() };
+            self.flow_control.enter(&asked).await
         };
+        let outcome = match seat {
+            Ok(seat) => self.permit_and_work(who, parts, body, info).await.map(|mut response| {
+                // What is made while it is sent is work too; a stream has only begun.
+                if response.body().has_pieces() {
+                    response.body_mut().hold(seat);
+                }
+                response
+            }),
+            Err(status) => Err(status),
+        };
+        let mut response = outcome.unwrap_or_else(|status| response::status(&status));
+        if let Some(mark) = mark {
+            mark.put(&mut response);
+        }
+        Ok(response)
+    }
+
+    async fn permit_and_work<B>(
+        self: &Arc<Self>,
+        who: Arc<Identity>,
+        parts: Parts,
+        body: B,
+        info: RequestInfo,
+    ) -> Result<Response, Status>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.authorize(&who, &info, &parts)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let body = body::read(body).await?;
-        let result = self.dispatch(Admitted { who, info, query, parts, body }).await;
-        drop(turn);
-        result
+        self.dispatch(Admitted { who, info, query, parts, body }).await
     }
 
     fn authorize(&self, who: &Identity, info: &RequestInfo, parts: &Parts) -> Result<(), Status> {

@@ -45,6 +45,11 @@ impl Body {
         self.held.push(Box::new(what));
     }
 
+    /// Whether it is made only as fast as it is read.
+    pub(crate) fn has_pieces(&self) -> bool {
+        matches!(self.inner, Inner::Pieces(_))
+    }
+
     /// Whether it has no end of its own.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.inner, Inner::Stream(_))

@@ -5,6 +5,7 @@ use crate::{
     cache::Caches,
     custom,
     discovery::Discovery,
+    flow_control::{self, FlowControl},
     hooks::{self, Allocations},
     identity::{
         authenticate::Authenticator,
@@ -15,7 +16,6 @@ use crate::{
         },
         rbac::{self, Rbac},
     },
-    limits::InFlight,
     metrics::Metrics,
     registry::{Registry, Resource},
     streaming::Nodes,
@@ -53,7 +53,7 @@ pub struct ApiServer {
     pub(crate) documents: ArcSwap<Documents>,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorization: Arc<Authorization>,
-    pub(crate) in_flight: InFlight,
+    pub(crate) flow_control: FlowControl,
     pub(crate) metrics: Metrics,
     /// Ends watches and background tasks.
     pub(crate) stop: CancellationToken,
@@ -96,7 +96,8 @@ impl ApiServer {
             documents: ArcSwap::from_pointee(Documents::new(&registry, &config)),
             authenticator,
             authorization,
-            in_flight: InFlight::new(&config.limits),
+            // Who waits longer than this would hardly be done in time.
+            flow_control: FlowControl::new(config.limits.concurrency, config.limits.timeout / 4),
             metrics: Metrics::new(),
             registry,
             stop,
@@ -106,6 +107,7 @@ impl ApiServer {
         custom::Manager::start(&server).await;
         hooks::defaults::reconcile(&server, service_address).await?;
         rbac::defaults::reconcile(&server).await?;
+        flow_control::start(&server).await?;
         hooks::events::start_expiry(&server.registry, server.config.event_ttl, server.stop.clone());
         server.start_trimming();
         Ok(server)

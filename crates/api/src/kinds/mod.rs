@@ -18,6 +18,8 @@ mod endpoint_slice;
 mod endpoints;
 mod event;
 mod event_v1;
+pub mod flow_control;
+mod flow_schema;
 mod horizontal_pod_autoscaler;
 mod horizontal_pod_autoscaler_v1;
 mod ingress;
@@ -38,6 +40,7 @@ mod pod;
 mod pod_disruption_budget;
 mod pod_template;
 pub mod priority_class;
+mod priority_level_configuration;
 mod replica_set;
 mod replication_controller;
 mod resource_quota;
@@ -90,6 +93,8 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         job::kind(),
         lease::kind(),
         endpoint_slice::kind(),
+        flow_schema::kind(),
+        priority_level_configuration::kind(),
         certificate_signing_request::kind(),
         cluster_role::kind(),
         cluster_role_binding::kind(),

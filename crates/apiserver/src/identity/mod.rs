@@ -52,13 +52,4 @@ impl Identity {
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
-
-    /// Whether it is a part of the cluster itself: nodes, controllers, the scheduler. Their requests have a share of their
-    /// own, so that no user can starve them.
-    pub fn is_system(&self) -> bool {
-        self.is_in("system:nodes")
-            || self.user.strip_prefix("system:kube-").is_some()
-            || self.user == "system:apiserver"
-            || self.is_in("system:serviceaccounts:kube-system")
-    }
 }

@@ -32,11 +32,6 @@ impl Verb {
             Self::Other => "other",
         }
     }
-
-    /// Whether nothing changes.
-    pub(crate) fn reads(self) -> bool {
-        matches!(self, Self::Get | Self::List | Self::Watch)
-    }
 }
 
 /// The resource part of a path.

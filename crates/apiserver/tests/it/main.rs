@@ -7,6 +7,7 @@ mod admission;
 mod certificates;
 mod custom;
 mod discovery;
+mod flow_control;
 mod mutating;
 mod nodes;
 mod objects;
