@@ -8,15 +8,11 @@ use crate::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use orlop_api::Status;
-use orlop_schema::openapi::Document;
+use orlop_schema::openapi::{Document, V2_PROTOBUF, V2_PROTOBUF_ACCEPTED};
 use serde_json::{Value, json};
 use std::{io::Read, sync::Arc};
 
 const CHECKS: &[&str] = &["ping", "log", "store", "informer-sync"];
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-/// What the answer calls itself: an `@` has no place in a media type (RFC 6838 section 4.2), and Go refuses to read one.
-const PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
 impl ApiServer {
     /// Answers for a path that is no resource.
     pub(crate) async fn nonresource(self: &Arc<Self>, request: &Admitted) -> Result<Response, Status> {
@@ -42,9 +38,9 @@ impl ApiServer {
             "/openapi/v2" => {
                 let protobuf = negotiate::ranges(negotiate::accept(headers))
                     .first()
-                    .is_some_and(|r| r.media == PROTOBUF || r.media.starts_with("application/com.github"));
+                    .is_some_and(|r| V2_PROTOBUF_ACCEPTED.contains(&r.media));
                 if protobuf {
-                    Ok(document(openapi.v2_protobuf(), PROTOBUF_ANSWER, headers))
+                    Ok(document(openapi.v2_protobuf(), V2_PROTOBUF, headers))
                 } else {
                     Ok(document(openapi.v2_json(), "application/json", headers))
                 }

@@ -154,6 +154,7 @@ pub fn register(g: &mut SchemaGenerator) -> Vec<Root> {
     );
     roots!(g, out, kube_aggregator::pkg::apis::apiregistration::v1 { APIService });
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ListMeta, Patch, WatchEvent};
+    g.subschema_for::<k8s_openapi::apimachinery::pkg::version::Info>();
     g.subschema_for::<DeleteOptions>();
     g.subschema_for::<ListMeta>();
     g.subschema_for::<Patch>();

@@ -1,6 +1,7 @@
 //! The OpenAPI documents of the served kinds, v2 and v3, as `kubectl explain`, `kubectl apply --validate` and client
 //! generators read them. Made on first request and kept compressed; never decides what is served.
 
+mod beside;
 mod operations;
 mod paths;
 mod protobuf;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use orlop_api::Kind;
 use parking_lot::Mutex;
-use paths::{DELETE_OPTIONS, GroupVersion, KindPaths, PATCH, PathItem, RESOURCES, STATUS};
+use paths::{Answer, Body, DELETE_OPTIONS, GroupVersion, KindPaths, PATCH, PathItem, RESOURCES, STATUS};
 use schemas::Dialect;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -60,7 +61,8 @@ struct Served {
 enum Name {
     V2Json,
     V2Protobuf,
-    V3(GroupVersion),
+    /// `apis/apps/v1`, `apis/apps`, `version`.
+    V3(String),
 }
 
 /// The documents for one set of served kinds. Make a new one when the set changes (custom resources).
@@ -101,9 +103,8 @@ impl OpenApi {
     /// `/openapi/v3`: where each group-version's document is. `application/json`.
     pub fn v3_index(&self) -> Document {
         let mut paths = BTreeMap::new();
-        for gv in self.group_versions() {
-            let path = gv.path();
-            let hash = self.hash(&Name::V3(gv));
+        for path in self.documents() {
+            let hash = self.hash(&Name::V3(path.clone()));
             let url = format!("/openapi/v3/{path}?hash={hash}");
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
@@ -111,10 +112,10 @@ impl OpenApi {
         Document { etag: format!("\"{}\"", digest(&[text.as_bytes()])), gzip: gzip(text.as_bytes()) }
     }
 
-    /// `/openapi/v3/PATH`, PATH being `api/v1` or `apis/apps/v1`. `None`: no such group-version. `application/json`.
+    /// `/openapi/v3/PATH`, PATH being `api/v1`, `apis/apps/v1`, `apis/apps`, `version`, …. `None`: no such document. `application/json`.
     pub fn v3(&self, path: &str) -> Option<Document> {
-        let gv = self.group_versions().into_iter().find(|gv| gv.path() == path)?;
-        Some(self.made(Name::V3(gv)))
+        let path = self.documents().into_iter().find(|document| document == path)?;
+        Some(self.made(Name::V3(path)))
     }
 
     /// `/openapi/v2` as `application/json`.
@@ -136,7 +137,7 @@ impl OpenApi {
         let gzip = match &name {
             Name::V2Json => self.json(Dialect::V2, None),
             Name::V2Protobuf => self.protobuf(),
-            Name::V3(gv) => self.json(Dialect::V3, Some(gv)),
+            Name::V3(document) => self.json(Dialect::V3, Some(document)),
         };
         let document = Document { gzip, etag: format!("\"{}\"", self.hash(&name)) };
         made.insert(name, document.clone());
@@ -145,6 +146,16 @@ impl OpenApi {
 
     fn group_versions(&self) -> BTreeSet<GroupVersion> {
         self.kinds.iter().map(|s| GroupVersion::of(&s.kind)).collect()
+    }
+
+    fn beside(&self) -> Vec<beside::Beside> {
+        beside::all(&self.kinds.iter().map(|s| s.kind.group.to_string()).collect())
+    }
+
+    /// The names of the v3 documents.
+    fn documents(&self) -> BTreeSet<String> {
+        let beside = self.beside().into_iter().map(|b| b.document);
+        self.group_versions().iter().map(GroupVersion::path).chain(beside).collect()
     }
 
     /// What tells a document from another, known before it is made.
@@ -160,14 +171,17 @@ impl OpenApi {
         digest(&parts)
     }
 
-    fn of<'a>(&'a self, gv: Option<&'a GroupVersion>) -> impl Iterator<Item = &'a Served> {
-        self.kinds.iter().filter(move |s| gv.is_none_or(|gv| *gv == GroupVersion::of(&s.kind)))
+    fn of<'a>(&'a self, document: Option<&'a str>) -> impl Iterator<Item = &'a Served> {
+        self.kinds.iter().filter(move |s| document.is_none_or(|d| d == GroupVersion::of(&s.kind).path()))
     }
 
-    /// Every path of a document, with the tag of its group-version.
-    fn paths(&self, gv: Option<&GroupVersion>) -> BTreeMap<String, (PathItem, String)> {
+    /// Every path of a document, with its tag.
+    fn paths(&self, document: Option<&str>) -> BTreeMap<String, (PathItem, String)> {
         let mut out = BTreeMap::new();
-        for served in self.of(gv) {
+        for beside in self.beside().into_iter().filter(|b| document.is_none_or(|d| d == b.document)) {
+            out.insert(beside.item.path.clone(), (beside.item, beside.tag));
+        }
+        for served in self.of(document) {
             let gv = GroupVersion::of(&served.kind);
             let items = KindPaths::new(&served.kind, &served.definition, served.custom.is_none()).all();
             for item in items.into_iter().chain([gv.discovery()]) {
@@ -178,13 +192,24 @@ impl OpenApi {
     }
 
     /// Calls `each` with every definition of a document, by name.
-    fn each_definition(&self, gv: Option<&GroupVersion>, mut each: impl FnMut(&str, Value)) {
+    fn each_definition(&self, document: Option<&str>, mut each: impl FnMut(&str, Value)) {
         let stored = Definitions::unpack();
         let mut own = BTreeMap::new();
         let mut roots: Vec<String> =
             [DELETE_OPTIONS, PATCH, STATUS, RESOURCES, WATCH_EVENT].map(String::from).into();
         roots.push("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta".to_string());
-        for served in self.of(gv) {
+        for (item, _) in self.paths(document).into_values() {
+            for operation in item.operations {
+                roots.extend(operation.body.and_then(|body| match body {
+                    Body::Object(definition) => Some(definition),
+                    Body::Patch { .. } | Body::DeleteOptions => None,
+                }));
+                if let Answer::Object(definition) = operation.answer {
+                    roots.push(definition);
+                }
+            }
+        }
+        for served in self.of(document) {
             let kind = &served.kind;
             let gvk = |name: &str| json!([{"group": kind.group, "version": kind.version, "kind": name}]);
             let mut list = schemas::list(&served.definition, &kind.kind);
@@ -196,12 +221,6 @@ impl OpenApi {
                 references(&custom, &mut roots);
                 custom["x-kubernetes-group-version-kind"] = gvk(&kind.kind);
                 own.insert(served.definition.clone(), custom);
-            }
-            for item in KindPaths::new(kind, &served.definition, true).all() {
-                roots.extend(item.operations.into_iter().filter_map(|o| match o.body {
-                    Some(paths::Body::Object(definition)) => Some(definition),
-                    _ => None,
-                }));
             }
         }
         let mut names = stored.closure(roots);
@@ -219,7 +238,7 @@ impl OpenApi {
     }
 
     /// A document as JSON, written piece by piece so that it never stands in memory as a whole.
-    fn json(&self, dialect: Dialect, gv: Option<&GroupVersion>) -> Bytes {
+    fn json(&self, dialect: Dialect, document: Option<&str>) -> Bytes {
         let mut out = Pieces::new();
         let info = json!({"title": TITLE, "version": self.version});
         out.text(match dialect {
@@ -227,7 +246,7 @@ impl OpenApi {
             Dialect::V3 => format!("{{\"openapi\":\"3.0.0\",\"info\":{info},\"paths\":{{"),
         });
         let mut first = true;
-        for (path, (item, tag)) in self.paths(gv) {
+        for (path, (item, tag)) in self.paths(document) {
             out.entry(&mut first, &path, &operations::write(dialect, &item, &tag));
         }
         out.text(match dialect {
@@ -235,7 +254,7 @@ impl OpenApi {
             Dialect::V3 => "},\"components\":{\"schemas\":{",
         });
         let mut first = true;
-        self.each_definition(gv, |name, schema| {
+        self.each_definition(document, |name, schema| {
             out.entry(&mut first, name, &schemas::definition(dialect, name, &schema));
         });
         let bearer = json!({"type": "apiKey", "name": "authorization", "in": "header",

@@ -55,6 +55,9 @@ static PROPAGATION: Parameter = query(
     "what happens to the objects that this one owns: 'Orphan', 'Background' or 'Foreground'",
 );
 
+/// The parameters of what writes.
+pub(super) static WRITING: [&Parameter; 3] = [&DRY_RUN, &MANAGER, &VALIDATION];
+
 static LISTING: [Parameter; 11] = [
     query("allowWatchBookmarks", "boolean", "in a watch: events of type BOOKMARK tell how far it has come"),
     query("continue", "string", "the token of the page before"),
@@ -91,6 +94,12 @@ static STREAMS: [Parameter; 6] = [
 ];
 
 static PORTS: [Parameter; 1] = [query("ports", "integer", "which ports to forward")];
+
+static PROXY: [Parameter; 1] = [query("path", "string", "the path of the request")];
+static REST: Parameter = path("path", "the path of the request");
+
+/// The methods that a proxy passes on.
+const METHODS: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
 
 /// What a request says.
 #[derive(Debug)]
@@ -162,9 +171,7 @@ impl GroupVersion {
 
     /// `appsV1`-like part of operation identifiers: `Apps`, `RbacAuthorization`, `Core`.
     fn camel(&self) -> String {
-        let group = self.group.strip_suffix(".k8s.io").unwrap_or(&self.group);
-        let group = if group.is_empty() { "core" } else { group };
-        group.split(['.', '-']).map(capital).collect::<String>() + &capital(&self.version)
+        group_camel(&self.group) + &capital(&self.version)
     }
 
     /// `apps_v1`.
@@ -196,7 +203,20 @@ impl GroupVersion {
     }
 }
 
-fn capital(word: &str) -> String {
+/// A group's part of operation identifiers: `Apps`, `RbacAuthorization`, `Core`.
+pub(super) fn group_camel(group: &str) -> String {
+    let group = group.strip_suffix(".k8s.io").unwrap_or(group);
+    let group = if group.is_empty() { "core" } else { group };
+    group.split(['.', '-']).map(capital).collect()
+}
+
+/// The parameters of a path, in a namespace or not.
+pub(super) fn namespace(namespaced: bool) -> Vec<&'static Parameter> {
+    namespaced.then_some(&NAMESPACE).into_iter().chain([&PRETTY]).collect()
+}
+
+/// A word with a capital letter.
+pub(super) fn capital(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(letters).collect()
 }
@@ -241,16 +261,60 @@ impl<'a> KindPaths<'a> {
             let scale = (SCALE.to_string(), gvk("autoscaling", "v1", "Scale"));
             out.push(self.item(&format!("{one}/scale"), true, self.object("Scale", &scale)));
         }
-        if (self.gv.group.as_str(), &**plural) == ("", "pods") {
-            out.extend(self.pod(&one));
-        }
-        if (self.gv.group.as_str(), &**plural) == ("", "serviceaccounts") {
-            let about = gvk("authentication.k8s.io", "v1", "TokenRequest");
-            let definition = "io.k8s.api.authentication.v1.TokenRequest".to_string();
-            let create = self.post("Token", definition, about);
-            out.push(self.item(&format!("{one}/token"), true, vec![create]));
-        }
+        out.extend(self.special(&one));
         out
+    }
+
+    /// The subresources that only this kind has.
+    fn special(&self, one: &str) -> Vec<PathItem> {
+        let part = |name: &str| {
+            let operations = self.object(&capital(name), &self.own());
+            self.item(&format!("{one}/{name}"), true, operations)
+        };
+        match (self.gv.group.as_str(), &*self.kind.plural) {
+            ("", "pods") => {
+                let mut all = self.pod(one);
+                all.extend([part("ephemeralcontainers"), part("resize")]);
+                all.extend(self.proxy(one));
+                all
+            }
+            ("", "services" | "nodes") => self.proxy(one).into(),
+            ("", "namespaces") => {
+                let mut finalize = part("finalize");
+                finalize.operations.retain(|o| o.method == "put");
+                vec![finalize]
+            }
+            ("", "serviceaccounts") => {
+                let about = gvk("authentication.k8s.io", "v1", "TokenRequest");
+                let definition = "io.k8s.api.authentication.v1.TokenRequest".to_string();
+                let create = self.post("Token", definition, about);
+                vec![self.item(&format!("{one}/token"), true, vec![create])]
+            }
+            ("certificates.k8s.io", "certificatesigningrequests") => vec![part("approval")],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Requests that are passed on.
+    fn proxy(&self, one: &str) -> [PathItem; 2] {
+        [("", ""), ("WithPath", "/{path}")].map(|(suffix, rest)| {
+            let operation = |method: &'static str| Operation {
+                answer: Answer::Text,
+                gvk: gvk("", "v1", &format!("{}ProxyOptions", self.kind.kind)),
+                parameters: PROXY.iter().filter(|_| rest.is_empty()).collect(),
+                ..self.operation(
+                    method,
+                    "connect",
+                    self.id("connect", &capital(method), &format!("Proxy{suffix}")),
+                    &format!("connect {} requests to proxy of", method.to_uppercase()),
+                )
+            };
+            let mut item =
+                self.item(&format!("{one}/proxy{rest}"), true, METHODS.into_iter().map(operation).collect());
+            item.parameters.retain(|p| p.name != PRETTY.name);
+            item.parameters.extend(Some(&REST).filter(|_| !rest.is_empty()));
+            item
+        })
     }
 
     fn own(&self) -> (String, Option<(String, String, String)>) {
@@ -303,7 +367,7 @@ impl<'a> KindPaths<'a> {
 
     fn create(&self) -> Operation {
         Operation {
-            parameters: vec![&DRY_RUN, &MANAGER, &VALIDATION],
+            parameters: WRITING.to_vec(),
             body: Some(Body::Object(self.definition.to_string())),
             codes: &[200, 201, 202],
             ..self.operation("post", "post", self.id("create", "", ""), "create a")
@@ -354,7 +418,7 @@ impl<'a> KindPaths<'a> {
         vec![
             operation("get", "get", "read"),
             Operation {
-                parameters: vec![&DRY_RUN, &MANAGER, &VALIDATION],
+                parameters: WRITING.to_vec(),
                 body: Some(Body::Object(definition.clone())),
                 codes: &[200, 201],
                 ..operation("put", "put", "replace")
@@ -371,7 +435,7 @@ impl<'a> KindPaths<'a> {
     fn post(&self, part: &str, definition: String, about: Option<(String, String, String)>) -> Operation {
         Operation {
             gvk: about,
-            parameters: vec![&DRY_RUN, &MANAGER, &VALIDATION],
+            parameters: WRITING.to_vec(),
             body: Some(Body::Object(definition.clone())),
             answer: Answer::Object(definition),
             codes: &[200, 201, 202],
@@ -428,6 +492,7 @@ impl<'a> KindPaths<'a> {
     }
 }
 
-fn gvk(group: &str, version: &str, kind: &str) -> Option<(String, String, String)> {
+/// Group, version and kind.
+pub(super) fn gvk(group: &str, version: &str, kind: &str) -> Option<(String, String, String)> {
     Some((group.to_string(), version.to_string(), kind.to_string()))
 }

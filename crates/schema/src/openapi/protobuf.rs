@@ -107,7 +107,9 @@ pub(super) fn schema(json: &Value) -> Message {
 /// `PathItem`.
 pub(super) fn path_item(json: &Value) -> Message {
     let mut out = Message::default();
-    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    for (field, method) in
+        [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (6, "options"), (7, "head"), (8, "patch")]
+    {
         if json[method].is_object() {
             out.message(field, operation(&json[method]));
         }
