@@ -79,15 +79,23 @@ impl Status {
             .iter()
             .map(|e| json!({"reason": e.kind.reason(), "message": e.message(), "field": e.path}))
             .collect();
-        let list = match errors {
-            [one] => one.to_string(),
-            many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        // The causes are all there; the sentence says nothing twice.
+        let mut said: Vec<String> = Vec::new();
+        for error in errors.iter().map(ToString::to_string) {
+            if !said.contains(&error) {
+                said.push(error);
+            }
+        }
+        let list = match said.as_slice() {
+            [] => String::new(),
+            [one] => format!(": {one}"),
+            many => format!(": [{}]", many.join(", ")),
         };
         let q = if group.is_empty() { kind.to_string() } else { format!("{kind}.{group}") };
         Self {
             code: 422,
             reason: "Invalid",
-            message: format!("{q} \"{name}\" is invalid: {list}"),
+            message: format!("{q} \"{name}\" is invalid{list}"),
             details: Some(json!({"name": name, "group": group, "kind": kind, "causes": causes})),
         }
     }
@@ -142,7 +150,10 @@ impl Status {
 
     /// 500: ours is the fault. The message must not leak what belongs into the log.
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        let message = message.to_string();
+        let mut s = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
+        s.details = Some(json!({"causes": [{"message": message}]}));
+        s
     }
 
     /// 503: not now (starting, shutting down, the disk is full).

@@ -159,7 +159,9 @@ impl ApiServer {
                     }
                 }
             }
-            Verb::DeleteCollection if misplaced => Err(not_allowed()),
+            Verb::DeleteCollection if misplaced || !resource.hooks.deletes_collections() => {
+                Err(not_allowed())
+            }
             Verb::DeleteCollection => {
                 let view = self.view(resource, headers, query)?;
                 let list = ListOptions::parse(query, false)?;

@@ -4,7 +4,7 @@
 use super::admission_rules as shared;
 use crate::{
     FieldErrors, Path, name,
-    object::{each, has, list, set_default, text},
+    object::{each, has, list, map, set_default, text},
     selector,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -130,8 +130,30 @@ pub(super) fn param_kind(object: &Value) -> String {
 /// A binding's parameters, as its row shows them.
 pub(super) fn param_ref(object: &Value) -> String {
     match (text(object, "/spec/paramRef/namespace"), text(object, "/spec/paramRef/name")) {
-        (_, "") => "<unset>".to_string(),
-        ("", name) => name.to_string(),
+        (_, "") => selected(object.pointer("/spec/paramRef/selector")),
+        // Whether the parameter lives in a namespace cannot be told from here.
+        ("", name) => format!("*/{name}"),
         (namespace, name) => format!("{namespace}/{name}"),
     }
+}
+
+/// A selector of parameters as Kubernetes prints the type (Go's `String` of meta/v1 `LabelSelector`).
+fn selected(selector: Option<&Value>) -> String {
+    let Some(selector) = selector.filter(|s| s.is_object()) else { return "<unset>".into() };
+    let mut labels: Vec<String> = map(selector, "/matchLabels")
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}: {},", value.as_str().unwrap_or_default()))
+        .collect();
+    labels.sort();
+    let expression = |e: &Value| {
+        let values: Vec<&str> = list(e, "/values").iter().filter_map(Value::as_str).collect();
+        let (key, operator) = (text(e, "/key"), text(e, "/operator"));
+        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},", values.join(" "))
+    };
+    let expressions: String = list(selector, "/matchExpressions").iter().map(expression).collect();
+    let labels = labels.concat();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
 }

@@ -231,7 +231,7 @@ impl Rules for CertificateSigningRequest {
         vec![
             print::name(object),
             print::age(object, now),
-            text(object, "/spec/signerName").into(),
+            print::or_none(text(object, "/spec/signerName")),
             text(object, "/spec/username").into(),
             duration.into(),
             state.into(),

@@ -16,7 +16,7 @@ pub(super) fn kind() -> Kind {
         short_names: texts(&["cm"]),
         columns: vec![
             print::name_column(),
-            print::int_column("Data", "How many keys it holds."),
+            print::text_column("Data", "How many keys it holds."),
             print::age_column(),
         ],
         ..base("", "v1", "ConfigMap", "configmaps", ConfigMap)

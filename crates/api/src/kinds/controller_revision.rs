@@ -15,7 +15,7 @@ pub(super) fn kind() -> Kind {
         columns: vec![
             print::name_column(),
             print::text_column("Controller", "The object whose template it holds."),
-            print::int_column("Revision", "Its number in the history."),
+            print::text_column("Revision", "Its number in the history."),
             print::age_column(),
         ],
         ..base("apps", "v1", "ControllerRevision", "controllerrevisions", ControllerRevision)

@@ -42,6 +42,9 @@ impl Rules for CronJob {
         if let Some(spec) = object.pointer_mut("/spec/jobTemplate/spec/template/spec") {
             defaults::set_template_defaults(spec);
         }
+        if let Some(policy) = object.pointer_mut("/spec/jobTemplate/spec/podFailurePolicy") {
+            job::default_failure_policy(policy);
+        }
         let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
         set_default_nonzero(spec, "concurrencyPolicy", "Allow");
         set_default(spec, "suspend", false);

@@ -89,9 +89,11 @@ impl Rules for CsiDriver {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         let join = |items: Vec<&str>| items.join(",");
-        let audiences =
-            list(object, "/spec/tokenRequests").iter().map(|t| text(t, "/audience")).collect::<Vec<_>>();
-        let audiences = if audiences.is_empty() { "<unset>".to_string() } else { join(audiences) };
+        let requests = object.pointer("/spec/tokenRequests").and_then(Value::as_array);
+        let audiences = requests.map_or_else(
+            || "<unset>".to_string(),
+            |requests| join(requests.iter().map(|t| text(t, "/audience")).collect()),
+        );
         let modes = list(object, "/spec/volumeLifecycleModes").iter().filter_map(Value::as_str).collect();
         let attach = object.pointer("/spec/attachRequired").and_then(Value::as_bool).unwrap_or(true);
         vec![

@@ -16,8 +16,8 @@ pub(super) fn kind() -> Kind {
     let mut columns = vec![
         print::name_column(),
         print::text_column("Ready", "How many pods are ready, of how many desired."),
-        print::int_column("Up-to-date", "How many pods have the newest template."),
-        print::int_column("Available", "How many pods have been ready for long enough."),
+        print::text_column("Up-to-date", "How many pods have the newest template."),
+        print::text_column("Available", "How many pods have been ready for long enough."),
         print::age_column(),
     ];
     columns.extend(print::template_columns());

@@ -24,7 +24,7 @@ pub(super) fn kind() -> Kind {
             print::text_column("Targets", "How the metrics stand, and how they should."),
             print::text_column("MinPods", "The fewest pods."),
             print::text_column("MaxPods", "The most pods."),
-            print::int_column("Replicas", "How many pods there are."),
+            print::text_column("Replicas", "How many pods there are."),
             print::age_column(),
         ],
         ..base(
@@ -85,7 +85,7 @@ impl Rules for HorizontalPodAutoscaler {
             reference.into(),
             row::targets(object).into(),
             least.into(),
-            int(object, "/spec/maxReplicas").unwrap_or_default().to_string().into(),
+            print::number(object, "/spec/maxReplicas"),
             print::number(object, "/status/currentReplicas"),
             print::age(object, now),
         ]
@@ -128,7 +128,8 @@ mod tests {
     fn the_row_shows_where_the_metrics_stand() {
         let mut object = autoscaler(json!({"minReplicas": 2}));
         let row = HorizontalPodAutoscaler.cells(&object, Timestamp::UNIX_EPOCH);
-        assert_eq!(row[1..5], ["Deployment/web", "cpu: <unknown>/80%", "2", "5"].map(Value::from));
+        assert_eq!(row[1..4], ["Deployment/web", "cpu: <unknown>/80%", "2"].map(Value::from));
+        assert_eq!(row[4], 5);
         object["status"] = json!({"currentReplicas": 3, "currentMetrics": [{"type": "Resource",
             "resource": {"name": "cpu", "current": {"averageUtilization": 40}}}]});
         let row = HorizontalPodAutoscaler.cells(&object, Timestamp::UNIX_EPOCH);

@@ -8,7 +8,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// The description of Ingress.
 pub(super) fn kind() -> Kind {
@@ -83,12 +83,8 @@ impl Rules for Ingress {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let old = object.pointer("/metadata/annotations").and_then(|a| a.get(OLD_CLASS)?.as_str());
-        let class = match text(object, "/spec/ingressClassName") {
-            "" => old.unwrap_or_default(),
-            class => class,
-        };
-        let addresses: Vec<&str> = list(object, "/status/loadBalancer/ingress")
+        let class = text(object, "/spec/ingressClassName");
+        let addresses: BTreeSet<&str> = list(object, "/status/loadBalancer/ingress")
             .iter()
             .map(|i| if text(i, "/ip").is_empty() { text(i, "/hostname") } else { text(i, "/ip") })
             .filter(|a| !a.is_empty())
@@ -98,7 +94,7 @@ impl Rules for Ingress {
             print::name(object),
             print::or_none(class),
             hosts(object).into(),
-            addresses.join(",").into(),
+            addresses.into_iter().collect::<Vec<_>>().join(",").into(),
             ports.into(),
             print::age(object, now),
         ]
@@ -106,13 +102,20 @@ impl Rules for Ingress {
 }
 
 /// The first three hosts, or `*` for all.
+/// The first three hosts; whatever rules there are besides are counted, even those for any host.
 fn hosts(object: &Value) -> String {
-    let hosts: Vec<String> = list(object, "/spec/rules")
-        .iter()
-        .map(|rule| text(rule, "/host").to_string())
-        .filter(|host| !host.is_empty())
-        .collect();
-    if hosts.is_empty() { "*".into() } else { print::first_three(hosts) }
+    let rules = list(object, "/spec/rules");
+    let mut hosts: Vec<&str> = Vec::new();
+    let mut more = false;
+    for rule in rules {
+        more |= hosts.len() == 3;
+        hosts.extend(Some(text(rule, "/host")).filter(|host| !more && !host.is_empty()));
+    }
+    match hosts.join(",") {
+        none if none.is_empty() => "*".into(),
+        shown if more => format!("{shown} + {} more...", rules.len() - 3),
+        shown => shown,
+    }
 }
 
 fn validate_host(host: &str, path: &Path, errors: &mut FieldErrors) {
@@ -288,5 +291,13 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}, {"hostname": "h"}]}}});
         let row = Ingress.cells(&object, Timestamp::UNIX_EPOCH);
         assert_eq!(row[1..5], ["c", "a,b,c + 1 more...", "1.2.3.4,h", "80, 443"].map(Value::from));
+        let address = |ip: &str| json!({"ip": ip});
+        let object = json!({
+            "metadata": {"annotations": {"kubernetes.io/ingress.class": "old"}},
+            "spec": {"rules": [{"host": "a"}, {}, {"host": "b"}, {"host": "c"}, {}]},
+            "status": {"loadBalancer": {"ingress": [address("9.9.9.9"), address("1.1.1.1"), address("9.9.9.9")]}}});
+        let row = Ingress.cells(&object, Timestamp::UNIX_EPOCH);
+        assert_eq!(row[1..5], ["<none>", "a,b,c + 2 more...", "1.1.1.1,9.9.9.9", "80"].map(Value::from));
+        assert_eq!(Ingress.cells(&json!({"spec": {"rules": [{}]}}), Timestamp::UNIX_EPOCH)[2], "*");
     }
 }

@@ -3,7 +3,7 @@
 use super::base;
 use crate::{
     FieldError, FieldErrors, Kind, Path, Rules, Scope, name,
-    object::{set_default, text},
+    object::{map, set_default, text},
     print,
 };
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ pub(super) fn kind() -> Kind {
 }
 
 const MAX_CONTROLLER: usize = 250;
+/// The annotation of the class of Ingresses that name none.
+const IS_DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 
 struct IngressClass;
 
@@ -64,13 +66,18 @@ impl Rules for IngressClass {
             (kind, "") => format!("{kind}/{}", text(parameters, "/name")),
             (kind, group) => format!("{kind}.{group}/{}", text(parameters, "/name")),
         };
+        let suffix = if is_default(object) { " (default)" } else { "" };
         vec![
-            print::name(object),
+            format!("{}{suffix}", text(object, "/metadata/name")).into(),
             text(object, "/spec/controller").into(),
             print::or_none(&shown),
             print::age(object, now),
         ]
     }
+}
+
+fn is_default(object: &Value) -> bool {
+    map(object, "/metadata/annotations").and_then(|a| a.get(IS_DEFAULT)).is_some_and(|v| v == "true")
 }
 
 /// A reference to an object of any kind by its name.
@@ -148,5 +155,15 @@ mod tests {
             &class(json!({"controller": "a.io/a"})),
         );
         assert_eq!(errors[0].to_string(), "spec.controller: Invalid value: \"a.io/b\": field is immutable");
+    }
+
+    #[test]
+    fn the_row_marks_the_default_and_names_the_parameters() {
+        let mut object = class(json!({"controller": "a/b",
+            "parameters": {"kind": "Params", "apiGroup": "a.b", "name": "p"}}));
+        let row = IngressClass.cells(&object, Timestamp::UNIX_EPOCH);
+        assert_eq!(row[..3], ["c", "a/b", "Params.a.b/p"].map(Value::from));
+        object["metadata"]["annotations"] = json!({IS_DEFAULT: "true"});
+        assert_eq!(IngressClass.cells(&object, Timestamp::UNIX_EPOCH)[0], "c (default)");
     }
 }

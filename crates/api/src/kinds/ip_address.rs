@@ -16,11 +16,7 @@ pub(super) fn kind() -> Kind {
         short_names: texts(&["ip"]),
         scope: Scope::Cluster,
         name_rule: NameRule::IpAddress,
-        columns: vec![
-            print::name_column(),
-            print::text_column("ParentRef", "Who has it."),
-            print::age_column(),
-        ],
+        columns: vec![print::name_column(), print::text_column("ParentRef", "Who has it.")],
         ..base("networking.k8s.io", "v1", "IPAddress", "ipaddresses", IpAddress)
     }
 }
@@ -56,16 +52,16 @@ impl Rules for IpAddress {
         errors.into_vec()
     }
 
-    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
+    fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         let field = |name: &str| text(object, &format!("/spec/parentRef/{name}"));
-        let mut parent = field("resource").to_string();
+        let mut parent = field("resource").to_lowercase();
         if !field("group").is_empty() {
-            parent = format!("{parent}.{}", field("group"));
+            parent = format!("{parent}.{}", field("group").to_lowercase());
         }
         for part in [field("namespace"), field("name")].into_iter().filter(|part| !part.is_empty()) {
             parent = format!("{parent}/{part}");
         }
-        vec![print::name(object), print::or_none(&parent.to_lowercase()), print::age(object, now)]
+        vec![print::name(object), print::or_none(&parent)]
     }
 }
 

@@ -63,9 +63,7 @@ impl Rules for Job {
         let replacement = if has(spec, "/podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
         set_default_nonzero(spec, "podReplacementPolicy", replacement);
         if let Some(policy) = spec.get_mut("podFailurePolicy") {
-            each(policy, "rules", |rule| {
-                each(rule, "onPodConditions", |pattern| set_default_nonzero(pattern, "status", "True"));
-            });
+            default_failure_policy(policy);
         }
     }
 
@@ -127,6 +125,13 @@ pub(super) fn validate_template(template: &Value, path: &Path, errors: &mut Fiel
     if flag(template, "/spec/manualSelector") {
         errors.push(FieldError::not_supported(path.child("manualSelector"), true, &["nil", "false"]));
     }
+}
+
+/// A condition of a pod that a rule looks for is one that holds.
+pub(super) fn default_failure_policy(policy: &mut Value) {
+    each(policy, "rules", |rule| {
+        each(rule, "onPodConditions", |pattern| set_default_nonzero(pattern, "status", "True"));
+    });
 }
 
 fn status(object: &Value) -> &'static str {

@@ -106,6 +106,11 @@ impl Rules for Node {
             "" => "<unknown>".into(),
             known => known.into(),
         };
+        let mut kernel: Value = info("/status/nodeInfo/kernelVersion");
+        let architecture = text(object, "/status/nodeInfo/architecture");
+        if !architecture.is_empty() {
+            kernel = format!("{} ({architecture})", kernel.as_str().unwrap_or_default()).into();
+        }
         vec![
             print::name(object),
             status(object).into(),
@@ -115,7 +120,7 @@ impl Rules for Node {
             print::or_none(address(object, "InternalIP")),
             print::or_none(address(object, "ExternalIP")),
             info("/status/nodeInfo/osImage"),
-            info("/status/nodeInfo/kernelVersion"),
+            kernel,
             info("/status/nodeInfo/containerRuntimeVersion"),
         ]
     }
@@ -243,7 +248,8 @@ mod tests {
             "spec": {"unschedulable": true},
             "status": {"conditions": [{"type": "Ready", "status": "True"}],
                 "addresses": [{"type": "InternalIP", "address": "10.1.1.1"}],
-                "nodeInfo": {"kubeletVersion": "v1.36.0", "osImage": "Debian"}},
+                "nodeInfo": {"kubeletVersion": "v1.36.0", "osImage": "Debian", "kernelVersion": "6.1.0",
+                    "architecture": "amd64"}},
         });
         let want = [
             "n1",
@@ -254,7 +260,7 @@ mod tests {
             "10.1.1.1",
             "<none>",
             "Debian",
-            "<unknown>",
+            "6.1.0 (amd64)",
             "<unknown>",
         ];
         assert_eq!(Node.cells(&node, now), want.map(Value::from));

@@ -1,9 +1,9 @@
 //! PersistentVolume (core/v1): storage that is there, for a claim to have.
 
-use super::{base, texts};
+use super::{base, persistent_volume_claim, texts};
 use crate::{
     FieldError, FieldErrors, Kind, Path, Rules, Scope, name,
-    object::{has, list, map, set_default, set_default_nonzero, text},
+    object::{has, list, map, set_default_nonzero, text},
     pod_spec::{scheduling::validate_node_selector, volume_sources},
     print,
     quantity::{Quantity, canonicalize},
@@ -69,9 +69,7 @@ impl Rules for PersistentVolume {
         let Some(spec) = object.get_mut("spec").filter(|s| s.is_object()) else { return };
         set_default_nonzero(spec, "persistentVolumeReclaimPolicy", "Retain");
         set_default_nonzero(spec, "volumeMode", "Filesystem");
-        if let Some(host) = spec.get_mut("hostPath") {
-            set_default(host, "type", "");
-        }
+        volume_sources::set_defaults(spec);
         let capacity = spec.get_mut("capacity").and_then(Value::as_object_mut);
         capacity.into_iter().flatten().for_each(|(_, amount)| canonicalize(amount));
     }
@@ -137,7 +135,7 @@ impl Rules for PersistentVolume {
             text(object, "/spec/persistentVolumeReclaimPolicy").into(),
             phase.into(),
             claim.into(),
-            text(object, "/spec/storageClassName").into(),
+            persistent_volume_claim::class(object).into(),
             print::or_unset(text(object, "/spec/volumeAttributesClassName")),
             text(object, "/status/reason").into(),
             print::age(object, now),
@@ -313,6 +311,9 @@ mod tests {
         assert_eq!(object["spec"]["persistentVolumeReclaimPolicy"], "Retain");
         assert_eq!(object["spec"]["volumeMode"], "Filesystem");
         assert_eq!(wrong(json!({})), Vec::<String>::new());
+        let object = volume(json!({"hostPath": null, "rbd": {"image": "i", "monitors": ["m"]}}));
+        let want = json!({"image": "i", "monitors": ["m"], "pool": "rbd", "user": "admin", "keyring": "/etc/ceph/keyring"});
+        assert_eq!(object["spec"]["rbd"], want);
     }
 
     #[test]

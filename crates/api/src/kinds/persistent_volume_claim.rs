@@ -135,7 +135,7 @@ impl Rules for PersistentVolumeClaim {
 }
 
 /// The annotation that was there before the field.
-fn class(object: &Value) -> &str {
+pub(super) fn class(object: &Value) -> &str {
     let old = object.pointer("/metadata/annotations/volume.beta.kubernetes.io~1storage-class");
     old.and_then(Value::as_str).unwrap_or_else(|| text(object, "/spec/storageClassName"))
 }

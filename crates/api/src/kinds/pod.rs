@@ -35,12 +35,15 @@ pub(super) fn kind() -> Kind {
         ],
         selectable_fields: texts(&[
             "spec.nodeName",
+            // What clients of the first days call it.
+            "spec.host",
             "spec.restartPolicy",
             "spec.schedulerName",
             "spec.serviceAccountName",
             "spec.hostNetwork",
             "status.phase",
             "status.podIP",
+            "status.podIPs",
             "status.nominatedNodeName",
         ]),
         ..base("", "v1", "Pod", "pods", Pod)
@@ -108,6 +111,10 @@ impl Rules for Pod {
     fn field(&self, object: &Value, path: &str) -> String {
         match path {
             "spec.hostNetwork" => crate::object::flag(object, "/spec/hostNetwork").to_string(),
+            "spec.host" => text(object, "/spec/nodeName").to_string(),
+            "status.podIP" => text(object, "/status/podIPs/0/ip").to_string(),
+            // It is a label that Kubernetes knows and never fills in.
+            "status.podIPs" => String::new(),
             _ => crate::object::field(object, path),
         }
     }
@@ -168,6 +175,23 @@ mod tests {
         let wrong = |pod: Value| Pod.validate(&pod).into_iter().map(|e| e.to_string()).collect::<Vec<_>>();
         assert_eq!(wrong(json!({})), ["spec.containers: Required value"]);
         assert!(wrong(json!({"spec": {"containers": "x"}}))[0].starts_with("spec: Invalid value"));
+    }
+
+    #[test]
+    fn fields_are_what_selectors_see() {
+        let pod = json!({"spec": {"nodeName": "n", "hostNetwork": true},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}});
+        for (field, want) in [
+            ("spec.nodeName", "n"),
+            ("spec.host", "n"),
+            ("spec.hostNetwork", "true"),
+            ("status.phase", "Running"),
+            ("status.podIP", "10.0.0.1"),
+            ("status.podIPs", ""),
+            ("status.nominatedNodeName", ""),
+        ] {
+            assert_eq!(Pod.field(&pod, field), want, "{field}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) fn kind() -> Kind {
         columns: vec![
             print::name_column(),
             print::text_column("Type", "What the keys are for."),
-            print::int_column("Data", "How many keys it holds."),
+            print::text_column("Data", "How many keys it holds."),
             print::age_column(),
         ],
         selectable_fields: texts(&["type"]),

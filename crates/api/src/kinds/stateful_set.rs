@@ -44,9 +44,11 @@ impl Rules for StatefulSet {
         set_default_nonzero(spec, "podManagementPolicy", "OrderedReady");
         set_default(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];
-        set_default_nonzero(strategy, "type", "RollingUpdate");
-        if text(strategy, "/type") == "RollingUpdate" {
+        if text(strategy, "/type").is_empty() {
+            set_default_nonzero(strategy, "type", "RollingUpdate");
             set_default(strategy, "rollingUpdate", json!({}));
+        }
+        if text(strategy, "/type") == "RollingUpdate" && has(strategy, "/rollingUpdate") {
             set_default(&mut strategy["rollingUpdate"], "partition", 0);
             set_default(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
         }

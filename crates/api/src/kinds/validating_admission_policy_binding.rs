@@ -94,4 +94,24 @@ mod tests {
             ["spec.paramRef.parameterNotFoundAction: Required value"]
         );
     }
+
+    #[test]
+    fn the_row_names_the_parameters() {
+        for (reference, want) in [
+            (json!(null), "<unset>"),
+            (json!({"name": "p", "namespace": "n"}), "n/p"),
+            (json!({"name": "p"}), "*/p"),
+            (
+                json!({"selector": {"matchLabels": {"b": "c", "a": "b"},
+                    "matchExpressions": [{"key": "k", "operator": "In", "values": ["x", "y"]}]}}),
+                "&LabelSelector{MatchLabels:map[string]string{a: b,b: c,},\
+                 MatchExpressions:[]LabelSelectorRequirement{\
+                 LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}",
+            ),
+        ] {
+            let object = json!({"spec": {"policyName": "p", "paramRef": reference}});
+            let row = ValidatingAdmissionPolicyBinding.cells(&object, Timestamp::UNIX_EPOCH);
+            assert_eq!(row[2], want, "{reference}");
+        }
+    }
 }

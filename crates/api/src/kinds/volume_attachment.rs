@@ -16,7 +16,7 @@ pub(super) fn kind() -> Kind {
         has_status: true,
         columns: vec![
             print::name_column(),
-            print::text_column("Attacher", "Who attaches it."),
+            crate::Column { format: "name".into(), ..print::text_column("Attacher", "Who attaches it.") },
             print::text_column("PV", "The volume."),
             print::text_column("Node", "The node."),
             print::bool_column("Attached", "Whether it is attached."),

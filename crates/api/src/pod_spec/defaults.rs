@@ -1,11 +1,14 @@
 //! What a pod spec gets where it says nothing, as documented in the Kubernetes API reference. Works on JSON,
 //! since it changes little of much.
 
-use super::image;
+use super::{image, volume_sources};
 use crate::{
-    object::{child, each, flag, has, set_default, set_default_nonzero, text},
+    object::{child, each, flag, has, map, set_default, set_default_nonzero, text},
+    pod_resources,
     quantity::{Quantity, canonicalize},
 };
+use k8s_openapi::api::core::v1::PodSpec;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// Fills in a pod template's spec.
@@ -41,9 +44,7 @@ pub fn set_pod_defaults(spec: &mut Value) {
             request_what_is_limited(resources);
         }
     });
-    if let Some(resources) = spec.get_mut("resources") {
-        request_what_is_limited(resources);
-    }
+    set_pod_requests(spec);
     if flag(spec, "/hostNetwork") {
         for list in ["containers", "initContainers"] {
             each(spec, list, |container| {
@@ -150,9 +151,7 @@ fn set_volume_defaults(volume: &mut Value) {
             set_default(source, "defaultMode", 0o644);
         }
     }
-    if let Some(path) = volume.get_mut("hostPath") {
-        set_default(path, "type", "");
-    }
+    volume_sources::set_defaults(volume);
     if let Some(downward) = volume.get_mut("downwardAPI") {
         each(downward, "items", set_field_ref_defaults);
     }
@@ -190,6 +189,28 @@ pub(crate) fn canonicalize_amounts(amounts: &mut Value) {
             *amount = quantity.round_up_to_milli().to_string().into();
         }
     }
+}
+
+/// A pod with limits of its own asks for what its containers ask for together, and for as much as it is limited to of
+/// what none of them asks for.
+fn set_pod_requests(spec: &mut Value) {
+    if map(spec, "/resources/limits").is_none_or(Map::is_empty) {
+        return;
+    }
+    let mut containers = spec.clone();
+    if let Some(containers) = containers.as_object_mut() {
+        containers.retain(|field, _| matches!(field.as_str(), "containers" | "initContainers"));
+    }
+    let Ok(containers) = PodSpec::deserialize(&containers) else { return };
+    let resources = &mut spec["resources"];
+    for (name, amount) in pod_resources::requests(&containers).0 {
+        if matches!(name.as_str(), "cpu" | "memory")
+            && let Some(requests) = child(resources, "requests")
+        {
+            set_default(requests, &name, amount.to_string());
+        }
+    }
+    request_what_is_limited(resources);
 }
 
 fn request_what_is_limited(resources: &mut Value) {
@@ -258,6 +279,18 @@ mod tests {
         set_template_defaults(&mut template);
         assert_eq!(template["containers"][0]["resources"]["requests"], json!({"cpu": "100m"}));
         assert!(template.get("enableServiceLinks").is_none());
+    }
+
+    #[test]
+    fn a_pod_with_limits_asks_for_what_its_containers_ask_for() {
+        let spec = pod(json!({
+            "resources": {"limits": {"cpu": "2", "memory": "1Gi", "hugepages-2Mi": "4Mi"}},
+            "containers": [{"name": "a", "resources": {"requests": {"cpu": "500m"}}},
+                {"name": "b", "resources": {"requests": {"cpu": "250m"}}}]}));
+        let want = json!({"cpu": "750m", "memory": "1Gi", "hugepages-2Mi": "4Mi"});
+        assert_eq!(spec["resources"]["requests"], want);
+        let spec = pod(json!({"resources": {"requests": {"cpu": "2"}}, "containers": [{"name": "a"}]}));
+        assert_eq!(spec["resources"], json!({"requests": {"cpu": "2"}}));
     }
 
     #[test]

@@ -3,9 +3,28 @@
 
 use crate::{
     FieldErrors, Path,
-    object::{int, len, list, text},
+    object::{int, len, list, set_default, set_default_nonzero, text},
 };
 use serde_json::Value;
+
+/// What the sources in `holder`, the volume or the spec of a PersistentVolume, get where they say nothing.
+pub(crate) fn set_defaults(holder: &mut Value) {
+    let mut fill = |source: &str, defaults: &[(&str, &str)]| {
+        if let Some(source) = holder.get_mut(source) {
+            defaults.iter().for_each(|(field, value)| set_default_nonzero(source, field, *value));
+        }
+    };
+    fill("iscsi", &[("iscsiInterface", "default")]);
+    fill("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]);
+    fill("azureDisk", &[("cachingMode", "ReadWrite"), ("fsType", "ext4"), ("kind", "Shared")]);
+    fill("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]);
+    if let Some(disk) = holder.get_mut("azureDisk") {
+        set_default(disk, "readOnly", false);
+    }
+    if let Some(path) = holder.get_mut("hostPath") {
+        set_default(path, "type", "");
+    }
+}
 
 /// Fields that a source cannot do without.
 fn required(source: &str) -> &'static [&'static str] {

@@ -77,6 +77,9 @@ impl FieldSelector {
                 "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                 term.path
             ))),
+            Some(term) if (&*kind.group, &*kind.kind) == ("batch", "Job") => {
+                Err(SelectorError(format!("field label {:?} not supported for batchv1.Job", term.path)))
+            }
             Some(term) => Err(SelectorError(format!("field label not supported: {}", term.path))),
         }
     }

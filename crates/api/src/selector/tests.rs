@@ -152,11 +152,13 @@ fn a_query_selects_by_fields() {
 #[test]
 fn a_field_that_the_kind_does_not_know_is_refused() {
     let check = |plural, text| {
-        let kind = kinds::find("", "v1", plural).unwrap();
+        let group = if plural == "jobs" { "batch" } else { "" };
+        let kind = kinds::find(group, "v1", plural).unwrap();
         FieldSelector::parse(text).unwrap().check(&kind).map_err(|e| e.to_string())
     };
     assert_eq!(check("pods", "spec.nodeName=x,metadata.namespace=y"), Ok(()));
     assert_eq!(check("pods", "spec.x=y"), Err("field label not supported: spec.x".to_string()));
+    assert_eq!(check("jobs", "a=b"), Err("field label \"a\" not supported for batchv1.Job".to_string()));
     assert_eq!(
         check("configmaps", "data.x=y"),
         Err("\"data.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""

@@ -207,7 +207,11 @@ fn describe(resource: &Resource) -> Vec<Described> {
         categories: Vec::new(),
         ..base.clone()
     };
-    let mut all = vec![base.clone()];
+    let mut whole = base.clone();
+    if !resource.hooks.deletes_collections() {
+        whole.verbs.retain(|verb| *verb != "deletecollection");
+    }
+    let mut all = vec![whole];
     if kind.has_status {
         all.push(part("status", PART_VERBS.to_vec()));
     }

@@ -49,6 +49,10 @@ impl Hooks for Namespaces {
         true
     }
 
+    fn deletes_collections(&self) -> bool {
+        false
+    }
+
     fn subresources(&self) -> &'static [Subresource] {
         &[Subresource { name: "finalize", kind: ("", "v1", "Namespace"), verbs: &["update"] }]
     }

@@ -113,6 +113,11 @@ pub(crate) trait Hooks: Send + Sync {
         false
     }
 
+    /// Whether all objects may be deleted at once.
+    fn deletes_collections(&self) -> bool {
+        true
+    }
+
     /// Whether an update of what is not there creates it.
     fn creates_on_update(&self) -> bool {
         false

@@ -27,6 +27,31 @@ async fn groups_and_resources_are_listed() {
     assert_eq!(find("deployments/scale")["group"], "autoscaling");
     assert_eq!(find("deployments/status")["verbs"], json!(["get", "patch", "update"]));
     assert_eq!(get(&server, "/apis/none.example/v1", &[]).await.0, 404);
+    let (_, _, core) = get(&server, "/api/v1", &[]).await;
+    let verbs = |name: &str| {
+        let resources = core["resources"].as_array().unwrap();
+        resources.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name}"))["verbs"].clone()
+    };
+    let namespaces = json!(["create", "delete", "get", "list", "patch", "update", "watch"]);
+    assert_eq!(verbs("namespaces"), namespaces);
+    for (name, want) in [
+        ("namespaces/finalize", json!(["update"])),
+        ("pods/eviction", json!(["create"])),
+        ("pods/exec", json!(["create", "get"])),
+        ("pods/log", json!(["get"])),
+        ("pods/proxy", json!(["create", "delete", "get", "patch", "update"])),
+        ("pods/resize", json!(["get", "patch", "update"])),
+        ("serviceaccounts/token", json!(["create"])),
+    ] {
+        assert_eq!(verbs(name), want, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn namespaces_are_not_deleted_all_at_once() {
+    let server = server().await;
+    let (code, status) = ask(&server, "DELETE", "/api/v1/namespaces", Value::Null).await;
+    assert_eq!((code, &status["reason"]), (405, &json!("MethodNotAllowed")));
 }
 
 #[tokio::test]

@@ -109,6 +109,7 @@ fn init_containers(pod: &Value, sum: &mut Summary, sidecar_restarts: &mut Restar
 
 fn main_containers(pod: &Value, sum: &mut Summary) {
     let mut running = false;
+    let mut error = None;
     for status in list(pod, "/status/containerStatuses").iter().rev() {
         sum.restarts.add(status);
         let waiting = text(status, "/state/waiting/reason");
@@ -116,14 +117,22 @@ fn main_containers(pod: &Value, sum: &mut Summary) {
             sum.reason = waiting.to_string();
         } else if has(status, "/state/terminated") {
             sum.reason = ended(&status["state"]["terminated"]);
+            if int(status, "/state/terminated/exitCode").is_some_and(|code| code != 0) {
+                error = Some(sum.reason.clone());
+            }
         } else if flag(status, "/ready") && has(status, "/state/running") {
             running = true;
             sum.ready += 1;
         }
     }
-    if sum.reason == "Completed" && running {
-        let ready = condition(pod, "Ready") == "True";
-        sum.reason = if ready { "Running" } else { "NotReady" }.to_string();
+    if sum.reason == "Completed" {
+        let ready = running && condition(pod, "Ready") == "True";
+        sum.reason = match error {
+            _ if ready => "Running".to_string(),
+            Some(error) => error,
+            None if running => "NotReady".to_string(),
+            None => return,
+        };
     }
 }
 
@@ -212,6 +221,21 @@ mod tests {
         assert_eq!(row(pod.clone())[1], "NotReady");
         pod["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
         assert_eq!(row(pod)[1], "Running");
+    }
+
+    #[test]
+    fn a_failed_container_shows_before_one_that_finished_well() {
+        let finished = json!({"state": {"terminated": {"reason": "Completed", "exitCode": 0}}});
+        let failed = json!({"state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}});
+        let running = json!({"ready": true, "state": {"running": {}}});
+        for (containers, want) in [
+            (json!([finished, failed]), "OOMKilled"),
+            (json!([failed, finished]), "OOMKilled"),
+            (json!([finished, failed, running]), "OOMKilled"),
+            (json!([finished, {"state": {"terminated": {"signal": 9, "exitCode": 137}}}]), "Signal:9"),
+        ] {
+            assert_eq!(row(status("Failed", containers.clone()))[1], want, "{containers}");
+        }
     }
 
     #[test]

@@ -69,6 +69,13 @@ pub(super) fn set_defaults(service: &mut Value) {
     if is_external(service) {
         set_default_nonzero(&mut service["spec"], "externalTrafficPolicy", "Cluster");
     }
+    if let Some(balancer) = service.pointer_mut("/status/loadBalancer").filter(|_| kind == "LoadBalancer") {
+        each(balancer, "ingress", |ingress| {
+            if !text(ingress, "/ip").is_empty() {
+                set_default(ingress, "ipMode", "VIP");
+            }
+        });
+    }
 }
 
 /// `clusterIP` is the first of `clusterIPs`; where only one of them is there, the other is filled in.

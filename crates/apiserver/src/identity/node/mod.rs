@@ -147,7 +147,8 @@ impl NodeAuthorizer {
             ("", "persistentvolumeclaims") => self.get(node, Kind::Claim, what),
             ("", "persistentvolumes") => self.get(node, Kind::Volume, what),
             ("", "serviceaccounts") => {
-                if what.verb != "create" || what.subresource != "token" {
+                // The account itself says how its tokens are used to pull images.
+                if !matches!((what.verb, what.subresource), ("create", "token") | ("get", "")) {
                     return Err("can only create tokens for individual service accounts".into());
                 }
                 self.related(node, Kind::ServiceAccount, what)

@@ -26,6 +26,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "configmaps", "list", "n", "all"),
         ask("", "persistentvolumeclaims", "get", "n", "data"),
         ask("", "serviceaccounts/token", "create", "n", "robot"),
+        ask("", "serviceaccounts", "get", "n", "robot"),
         ask("", "pods", "get", "n", "p"),
         ask("", "nodes", "get", "", "a"),
         ask("coordination.k8s.io", "leases", "update", "kube-node-lease", "a"),
@@ -41,6 +42,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "nodes/status", "patch", "", "a"),
         ask("", "pods/status", "patch", "n", "p"),
         ask("", "events", "create", "n", ""),
+        ask("events.k8s.io", "events", "create", "n", ""),
         ask("coordination.k8s.io", "leases", "create", "kube-node-lease", ""),
     ] {
         assert!(allowed(&a, &what) && allowed(&b, &what), "{what:?}");
@@ -53,7 +55,8 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "secrets", "list", "n", ""),
         ask("", "secrets", "update", "n", "env"),
         ask("", "pods", "list", "", ""),
-        ask("", "serviceaccounts", "get", "n", "robot"),
+        ask("", "serviceaccounts", "list", "n", ""),
+        ask("", "serviceaccounts", "get", "n", "other"),
         ask("coordination.k8s.io", "leases", "get", "kube-system", "a"),
         ask("apps", "deployments", "get", "n", "d"),
     ] {

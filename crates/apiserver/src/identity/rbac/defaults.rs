@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 const TABLE: &str = include_str!("default_roles.txt");
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+/// What those may do who report events.
+const EVENTS: &str = "create patch update | core events.k8s.io | events";
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "delete", "deletecollection", "patch", "update"];
 
@@ -35,9 +37,12 @@ struct Entry {
     rules: Vec<PolicyRule>,
     /// Kind and name; `None` where there is no binding.
     subjects: Option<Vec<(String, String)>>,
+    /// What the binding is called, where it is not called as the role is.
+    bound_as: Option<String>,
 }
 
 fn rule(line: &str) -> Option<PolicyRule> {
+    let line = if line.trim() == "events" { EVENTS } else { line };
     let mut fields = line.split('|').map(str::split_whitespace);
     let owned = |words: std::str::SplitWhitespace<'_>| words.map(str::to_string).collect::<Vec<_>>();
     let mut verbs: Vec<String> = Vec::new();
@@ -81,7 +86,6 @@ fn parse(table: &str) -> Result<Vec<Entry>, String> {
                 let subjects = vec![account, ("Group".into(), CONTROLLERS.into())];
                 entries.push(Entry {
                     name: format!("system:controller:{name}"),
-                    rules: rule("create patch update | core events.k8s.io | events").into_iter().collect(),
                     subjects: Some(subjects),
                     ..Entry::default()
                 });
@@ -92,6 +96,9 @@ fn parse(table: &str) -> Result<Vec<Entry>, String> {
             }
             (true, ["to", "nobody"]) => {
                 entries.last_mut().ok_or_else(wrong)?.subjects = Some(Vec::new());
+            }
+            (true, ["as", name]) => {
+                entries.last_mut().ok_or_else(wrong)?.bound_as = Some(name.to_string());
             }
             (true, ["to", kind, name]) => {
                 let entry = entries.last_mut().ok_or_else(wrong)?;
@@ -153,12 +160,18 @@ impl Entry {
         let subjects: Vec<Value> = self.subjects.as_ref()?.iter().map(subject).collect();
         let mut metadata = self.metadata();
         metadata["labels"] = json!({"kubernetes.io/bootstrapping": "rbac-defaults"});
-        Some(json!({
+        if let Some(name) = &self.bound_as {
+            metadata["name"] = json!(name);
+        }
+        let mut binding = json!({
             "apiVersion": format!("{GROUP}/v1"), "kind": self.kind("ClusterRoleBinding", "RoleBinding"),
             "metadata": metadata,
             "roleRef": {"apiGroup": GROUP, "kind": self.kind("ClusterRole", "Role"), "name": self.name},
-            "subjects": subjects,
-        }))
+        });
+        if !subjects.is_empty() {
+            binding["subjects"] = json!(subjects);
+        }
+        Some(binding)
     }
 }
 
@@ -286,6 +299,115 @@ mod tests {
         let admin = entries.iter().find(|e| e.name == "cluster-admin").unwrap();
         assert!(uncovered(&admin.rules, &orlop_api::rbac::full_authority()).is_empty());
         assert!(parse("role x\n  get | core").is_err() && parse("what is this").is_err());
+    }
+
+    /// The roles of Kubernetes 1.36 with as many rules as they have there, those for resource.k8s.io left out.
+    const RULES: &str = "\
+        cluster-admin 2
+        admin 0
+        edit 0
+        view 0
+        system:aggregate-to-admin 2
+        system:aggregate-to-edit 14
+        system:aggregate-to-view 11
+        system:auth-delegator 2
+        system:basic-user 2
+        system:discovery 1
+        system:public-info-viewer 1
+        system:monitoring 2
+        system:service-account-issuer-discovery 1
+        system:certificates.k8s.io:certificatesigningrequests:nodeclient 1
+        system:certificates.k8s.io:certificatesigningrequests:selfnodeclient 1
+        system:certificates.k8s.io:kube-apiserver-client-approver 1
+        system:certificates.k8s.io:kube-apiserver-client-kubelet-approver 1
+        system:certificates.k8s.io:kubelet-serving-approver 1
+        system:certificates.k8s.io:legacy-unknown-approver 1
+        system:heapster 2
+        system:kube-aggregator 1
+        system:kube-controller-manager 11
+        system:kube-dns 1
+        system:kube-scheduler 20
+        system:volume-scheduler 3
+        system:kubelet-api-admin 4
+        system:node 23
+        system:node-bootstrapper 1
+        system:node-problem-detector 3
+        system:node-proxier 5
+        system:persistent-volume-provisioner 5
+        system:controller:attachdetach-controller 8
+        system:controller:certificate-controller 6
+        system:controller:clusterrole-aggregation-controller 1
+        system:controller:cronjob-controller 6
+        system:controller:daemon-set-controller 8
+        system:controller:deployment-controller 6
+        system:controller:disruption-controller 9
+        system:controller:endpoint-controller 4
+        system:controller:endpointslice-controller 4
+        system:controller:endpointslicemirroring-controller 5
+        system:controller:ephemeral-volume-controller 4
+        system:controller:expand-controller 4
+        system:controller:generic-garbage-collector 2
+        system:controller:horizontal-pod-autoscaler 8
+        system:controller:job-controller 5
+        system:controller:legacy-service-account-token-cleaner 2
+        system:controller:namespace-controller 3
+        system:controller:node-controller 5
+        system:controller:persistent-volume-binder 9
+        system:controller:pod-garbage-collector 3
+        system:controller:pv-protection-controller 2
+        system:controller:pvc-protection-controller 4
+        system:controller:replicaset-controller 5
+        system:controller:replication-controller 5
+        system:controller:resource-claim-controller 4
+        system:controller:resourcequota-controller 3
+        system:controller:root-ca-cert-publisher 2
+        system:controller:route-controller 3
+        system:controller:selinux-warning-controller 5
+        system:controller:service-account-controller 2
+        system:controller:service-cidrs-controller 5
+        system:controller:service-controller 4
+        system:controller:statefulset-controller 10
+        system:controller:ttl-after-finished-controller 2
+        system:controller:ttl-controller 2
+        system:controller:validatingadmissionpolicy-status-controller 3
+        system:controller:volumeattributesclass-protection-controller 4
+        kube-system/extension-apiserver-authentication-reader 1
+        kube-system/system::leader-locking-kube-controller-manager 3
+        kube-system/system::leader-locking-kube-scheduler 2
+        kube-system/system:controller:bootstrap-signer 1
+        kube-system/system:controller:cloud-provider 1
+        kube-system/system:controller:token-cleaner 2
+        kube-public/system:controller:bootstrap-signer 3";
+
+    #[test]
+    fn each_role_has_as_many_rules_as_in_kubernetes() {
+        let entries = parse(TABLE).unwrap();
+        for line in RULES.lines() {
+            let (role, count) = line.trim().rsplit_once(' ').unwrap();
+            let (namespace, name) = role.split_once('/').unwrap_or(("", role));
+            let entry = entries.iter().find(|e| (&*e.namespace, &*e.name) == (namespace, name));
+            let rules = &entry.unwrap_or_else(|| panic!("{role} is missing")).rules;
+            let counted = rules.iter().filter(|r| !r.api_groups.contains(&"resource.k8s.io".into()));
+            assert_eq!(counted.count().to_string(), count, "{role}");
+        }
+    }
+
+    #[test]
+    fn bindings_are_to_whom_kubernetes_binds_them() {
+        let binding = |name: &str| {
+            let entries = parse(TABLE).unwrap();
+            let mut all = entries.iter().filter_map(Entry::binding);
+            all.find(|b| b["metadata"]["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+        };
+        let users = |names: &[&str]| -> Value {
+            names.iter().map(|n| json!({"apiGroup": GROUP, "kind": "User", "name": n})).collect()
+        };
+        let reader = binding("system::extension-apiserver-authentication-reader");
+        assert_eq!(reader["roleRef"]["name"], "extension-apiserver-authentication-reader");
+        assert_eq!(reader["metadata"]["namespace"], "kube-system");
+        assert_eq!(reader["subjects"], users(&["system:kube-controller-manager", "system:kube-scheduler"]));
+        assert_eq!(binding("system:node-proxier")["subjects"], users(&["system:kube-proxy"]));
+        assert_eq!(binding("system:node").get("subjects"), None);
     }
 
     #[test]
