@@ -1,11 +1,11 @@
 //! MutatingAdmissionPolicy as clients meet it.
 
 use crate::{
-    support::{ask, server},
+    support::{ask, send, server},
     webhook::webhook,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use orlop_apiserver::ApiServer;
+use orlop_apiserver::{ApiServer, Identity};
 use serde_json::{Value, json};
 use std::sync::{Arc, atomic::Ordering};
 
@@ -268,4 +268,55 @@ async fn a_dry_run_shows_what_policies_would_change_and_policies_are_beyond_poli
         (&json!(7), &json!("policy")),
         "{made}"
     );
+}
+
+#[tokio::test]
+async fn who_may_not_read_parameters_may_not_make_policies_about_them() {
+    let server = server().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = |name: &str, group: &str, resources: Value| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+            "rules": [{"verbs": ["*"], "apiGroups": [group], "resources": resources}]})
+    };
+    let bind = |name: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]})
+    };
+    let policies = role("policies", "admissionregistration.k8s.io", json!(["*"]));
+    for (plural, object) in [
+        ("clusterroles", policies),
+        ("clusterroles", role("secrets", "", json!(["secrets"]))),
+        ("clusterrolebindings", bind("policies")),
+    ] {
+        assert_eq!(ask(&server, "POST", &format!("{rbac}/{plural}"), object).await.0, 201);
+    }
+    let jane = |plural: &'static str, object: Value| {
+        let server = server.clone();
+        async move {
+            let (who, headers) = (Identity::new("jane", &[]), [("content-type", "application/json")]);
+            let (code, _, answer) =
+                send(&server, who, "POST", &format!("{GROUP}/{plural}"), object.to_string(), &headers).await;
+            (code, answer["message"].as_str().unwrap_or_default().to_string())
+        }
+    };
+    let secrets = json!({"paramKind": {"apiVersion": "v1", "kind": "Secret"}});
+    let plain = policy("plain", ABOUT_MAPS, &apply("Object{}"), json!({}));
+    assert_eq!(jane("mutatingadmissionpolicies", plain).await.0, 201);
+    let nosy = policy("nosy", ABOUT_MAPS, &apply("Object{}"), secrets);
+    let (code, message) = jane("mutatingadmissionpolicies", nosy.clone()).await;
+    assert_eq!(code, 422);
+    let why = "spec.paramKind: Forbidden: user jane must have \"get\" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)";
+    assert!(message.ends_with(why), "{message}");
+    assert_eq!(ask(&server, "POST", &format!("{GROUP}/mutatingadmissionpolicies"), nosy).await.0, 201);
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": "nosy"},
+        "spec": {"policyName": "nosy", "paramRef": {"name": "s", "namespace": "default", "parameterNotFoundAction": "Allow"}},
+    });
+    let (code, message) = jane("mutatingadmissionpolicybindings", binding.clone()).await;
+    assert_eq!(code, 422);
+    let why = "spec.paramRef: Forbidden: user jane does not have \"get\" permission on the object referenced by paramRef";
+    assert!(message.ends_with(why), "{message}");
+    assert_eq!(ask(&server, "POST", &format!("{rbac}/clusterrolebindings"), bind("secrets")).await.0, 201);
+    assert_eq!(jane("mutatingadmissionpolicybindings", binding).await, (201, String::new()));
 }

@@ -4,6 +4,7 @@ mod default_class;
 mod default_toleration_seconds;
 mod expressions;
 mod limit_ranger;
+mod param_access;
 mod persistent_volume_claim_resize;
 mod pod_security;
 mod pod_security_checks;
@@ -27,5 +28,6 @@ pub(super) fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
         Box::new(runtime_class::RuntimeClass),
         Box::new(expressions::CompiledExpressions),
+        Box::new(param_access::ParamAccess),
     ]
 }
