@@ -45,6 +45,17 @@ def busybox_layer(files=()):
     return out.getvalue()
 
 
+def layer(files):
+    """A layer of programs ({path: bytes}) and the folders that they are in."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for folder in sorted({str(parent) for path in files for parent in pathlib.PurePath(path).parents} - {"."}):
+            _add(tar, folder, kind=tarfile.DIRTYPE)
+        for path, data in files.items():
+            _add(tar, path, data)
+    return out.getvalue()
+
+
 def docker_archive(path, reference, layers, config=None):
     """Writes a `docker save` archive."""
     digest = lambda data: hashlib.sha256(data).hexdigest()

@@ -71,6 +71,9 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let mut patched = object.clone();
     let mut copied = 0;
     for operation in operations {
+        if tests_absence(&operation, &patched) {
+            continue;
+        }
         if let PatchOperation::Copy(copy) = &operation
             && let Some(source) = patched.pointer(copy.from.as_str())
         {
@@ -89,21 +92,26 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     Ok(())
 }
 
+/// Whether a path names a key that an object could have and has not.
+fn is_missing_key(object: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
+    object.pointer(path).is_none() && parent.is_some_and(Value::is_object)
+}
+
 /// A key of an object that is replaced need not be there: the library behind Kubernetes' own JSON patches does not look.
 fn adds_if_missing(operation: PatchOperation, object: &Value) -> PatchOperation {
     match operation {
-        PatchOperation::Replace(replace)
-            if object.pointer(replace.path.as_str()).is_none()
-                && replace
-                    .path
-                    .as_str()
-                    .rsplit_once('/')
-                    .is_some_and(|(parent, _)| object.pointer(parent).is_some_and(Value::is_object)) =>
-        {
+        PatchOperation::Replace(replace) if is_missing_key(object, replace.path.as_str()) => {
             PatchOperation::Add(json_patch::AddOperation { path: replace.path, value: replace.value })
         }
         operation => operation,
     }
+}
+
+/// Whether it tests that a key is null which is not there at all. RFC 6902 knows no such key; that library takes both for the same,
+/// and clients ask so whether an object has no finalizers yet.
+fn tests_absence(operation: &PatchOperation, object: &Value) -> bool {
+    matches!(operation, PatchOperation::Test(test) if test.value.is_null() && is_missing_key(object, test.path.as_str()))
 }
 
 fn told(operation: &PatchOperation, kind: &PatchErrorKind) -> PatchError {
@@ -143,6 +151,24 @@ fn size(value: &Value) -> usize {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_not_there_passes_a_test_for_null() {
+        let mut object = json!({"a": {}, "b": null, "l": []});
+        let patch = json!([
+            {"op": "test", "path": "/a/none", "value": null},
+            {"op": "test", "path": "/b", "value": null},
+            {"op": "add", "path": "/a/none", "value": [1]},
+        ]);
+        json_patch(&mut object, &patch).unwrap();
+        assert_eq!(object, json!({"a": {"none": [1]}, "b": null, "l": []}));
+        for (path, value) in
+            [("/a/none", json!(null)), ("/x/y", json!(null)), ("/l/0", json!(null)), ("/x", json!(1))]
+        {
+            let patch = json!([{"op": "test", "path": path, "value": value}]);
+            assert!(json_patch(&mut object, &patch).is_err(), "{path}");
+        }
+    }
 
     fn status(error: PatchError) -> (u16, String) {
         let status = Status::from(error);

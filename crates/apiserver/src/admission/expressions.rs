@@ -3,6 +3,7 @@
 
 use super::Request;
 use crate::identity::{Attributes, Authorizer, Decision, Identity};
+use orlop_api::Kind;
 use orlop_cel::{AUTHORIZER, Budget, Decl, Env, Program, Question, RESOURCE_CHECK, Type, Value as Cel};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -118,7 +119,15 @@ pub(crate) fn request_json(request: &Request<'_>, uid: &str) -> Value {
     let kind = request.kind;
     let (group, version, name) = request.object_kind();
     let object_kind = json!({"group": group, "version": version, "kind": name});
-    let resource = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let resource_of =
+        |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+    let original = request.original.unwrap_or(kind);
+    let asked_kind = match request.original {
+        Some(kind) if request.object_kind.is_none() => {
+            json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
+        }
+        _ => object_kind.clone(),
+    };
     let mut user = json!({"username": request.who.user, "groups": request.who.groups});
     if !request.who.uid.is_empty() {
         user["uid"] = json!(request.who.uid);
@@ -127,8 +136,8 @@ pub(crate) fn request_json(request: &Request<'_>, uid: &str) -> Value {
         user["extra"] = json!(request.who.extra);
     }
     let mut json = json!({
-        "uid": uid, "kind": object_kind, "resource": resource, "requestKind": object_kind,
-        "requestResource": resource, "operation": request.operation.name(), "userInfo": user,
+        "uid": uid, "kind": object_kind, "resource": resource_of(kind), "requestKind": asked_kind,
+        "requestResource": resource_of(original), "operation": request.operation.name(), "userInfo": user,
         "dryRun": request.dry_run, "options": request.options_json(),
     });
     for (field, value) in [

@@ -29,8 +29,8 @@ fn is_resource(entry: &str, resource: &str, subresource: &str) -> bool {
     (wanted == "*" || wanted == resource) && (sub == subresource || sub == "*")
 }
 
-/// Whether a rule is about an operation on a resource. `versions` are those that may stand for the request's own.
-fn rule_matches(rule: &Value, request: &Request<'_>, versions: &[&str]) -> bool {
+/// Whether a rule is about an operation on a resource in a version.
+fn rule_matches(rule: &Value, request: &Request<'_>, version: &str) -> bool {
     let kind = request.kind;
     let scope = match text(rule, "/scope") {
         "Cluster" => !kind.namespaced(),
@@ -41,29 +41,35 @@ fn rule_matches(rule: &Value, request: &Request<'_>, versions: &[&str]) -> bool 
     scope
         && has(rule, "/operations", request.operation.name())
         && has(rule, "/apiGroups", &kind.group)
-        && versions.iter().any(|version| has(rule, "/apiVersions", version))
+        && has(rule, "/apiVersions", version)
         && names(rule, "/resources").any(|entry| is_resource(entry, &kind.plural, request.subresource))
         && (named.is_empty() || named.iter().any(|n| n == request.name))
 }
 
 /// Whether any of the rules is about the request.
 pub(super) fn rules_match(rules: &[Value], policy: &str, request: &Request<'_>) -> bool {
-    let own = [&*request.kind.version];
-    if rules.iter().any(|rule| rule_matches(rule, request, &own)) {
-        return true;
+    matched_version(rules, policy, request).is_some()
+}
+
+/// In which version the rules are about the request: in its own or, unless the policy is `Exact`, in another one in which the
+/// same resource is served.
+pub(super) fn matched_version<'a>(
+    rules: &'a [Value],
+    policy: &str,
+    request: &Request<'a>,
+) -> Option<&'a str> {
+    let own = &*request.kind.version;
+    if rules.iter().any(|rule| rule_matches(rule, request, own)) {
+        return Some(own);
     }
     if policy == "Exact" {
-        return false;
+        return None;
     }
-    // A rule for another version of the same resource means this one too.
-    let others: Vec<&str> = rules
-        .iter()
-        .flat_map(|rule| names(rule, "/apiVersions"))
-        .filter(|v| {
-            *v != "*" && request.registry.find(&request.kind.group, v, &request.kind.plural).is_some()
-        })
-        .collect();
-    !others.is_empty() && rules.iter().any(|rule| rule_matches(rule, request, &others))
+    let served =
+        |version: &str| request.registry.find(&request.kind.group, version, &request.kind.plural).is_some();
+    rules.iter().find_map(|rule| {
+        names(rule, "/apiVersions").find(|version| rule_matches(rule, request, version) && served(version))
+    })
 }
 
 fn selects(selector: &Value, labels: Option<&serde_json::Map<String, Value>>) -> bool {

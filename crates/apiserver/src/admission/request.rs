@@ -49,6 +49,8 @@ pub(crate) struct Request<'a> {
     pub subresource: &'a str,
     /// Group, version and kind of the object, where that is not `kind`: that of a subresource (`Scale`, `Eviction`).
     pub object_kind: Option<(&'a str, &'a str, &'a str)>,
+    /// The resource that was asked for, where it is shown to somebody in another version: `kind`.
+    pub original: Option<&'a Kind>,
     pub namespace: &'a str,
     pub name: &'a str,
     /// The object before an update or delete.
@@ -74,6 +76,7 @@ impl<'a> Request<'a> {
             kind,
             subresource,
             object_kind: None,
+            original: None,
             namespace,
             name,
             old,

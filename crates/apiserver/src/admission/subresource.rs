@@ -71,6 +71,7 @@ pub(crate) async fn admit(
         kind,
         subresource: subresource.name,
         object_kind: Some(object_kind),
+        original: None,
         namespace: &target.namespace,
         name: &target.name,
         old: None,

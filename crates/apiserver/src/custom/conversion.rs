@@ -22,15 +22,12 @@ pub(crate) struct Webhook {
     registry: Weak<Registry>,
     /// `spec.conversion.webhook.clientConfig`.
     config: Value,
-    kind: String,
 }
 
 impl Webhook {
     pub(crate) fn new(registry: &Arc<Registry>, definition: &Value) -> Self {
         let config = definition.pointer("/spec/conversion/webhook/clientConfig").cloned().unwrap_or_default();
-        let kind =
-            format!("{}, Kind={}", text(definition, "/spec/group"), text(definition, "/spec/names/kind"));
-        Self { registry: Arc::downgrade(registry), config, kind }
+        Self { registry: Arc::downgrade(registry), config }
     }
 }
 
@@ -43,8 +40,10 @@ impl Converter for Webhook {
         if asked.is_empty() {
             return Ok(objects);
         }
-        let failed =
-            |why: String| Status::internal(format!("conversion webhook for {} failed: {why}", self.kind));
+        let failed = |why: String| {
+            let (version, kind) = (text(&asked[0], "/apiVersion"), text(&asked[0], "/kind"));
+            Status::internal(format!("conversion webhook for {version}, Kind={kind} failed: {why}"))
+        };
         let uid = uuid::Uuid::new_v4().to_string();
         let question = conversion::question(&uid, &asked, api_version);
         let registry = self.registry.upgrade().ok_or_else(|| failed("the server is shutting down".into()))?;

@@ -78,15 +78,19 @@ impl Registry {
             resource.restrict(who, "", None, Some(&old))?;
             resource.hooks.admit_delete(&hook_cx, &old)?;
             tracing::debug!(user = %hook_cx.who.user, kind = ?resource.kind, namespace, name, "an object is deleted");
+            // Who admits sees it in the version that is asked for.
+            let shown = resource.show_one(current.clone()).await?;
+            let shown = (!Arc::ptr_eq(&shown, &current)).then(|| shown.value());
             let request = admission::Request {
                 registry: self,
                 operation: Operation::Delete,
                 kind: &resource.kind,
                 subresource: "",
                 object_kind: None,
+                original: None,
                 namespace,
                 name,
-                old: Some(&old),
+                old: shown.as_ref().or(Some(&old)),
                 options: Options::Delete(options),
                 who,
                 dry_run: options.dry,

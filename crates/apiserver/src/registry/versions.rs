@@ -78,6 +78,28 @@ impl Resource {
         Ok(values)
     }
 
+    /// An object of this version as another version of the same kind shows it.
+    pub(crate) async fn convert_to(&self, other: &Self, object: &Value) -> Result<Value, Status> {
+        let mut value = object.clone();
+        self.label(&mut value);
+        match (&self.versions, &other.versions) {
+            (Versions::Asked(converter), _) | (_, Versions::Asked(converter)) => {
+                let wanted = other.kind.api_version();
+                value = converter.convert(vec![value], &wanted).await?.pop().unwrap_or_default();
+            }
+            (from, to) => {
+                if let Versions::Pure(rule) = from {
+                    rule.to_stored(&mut value);
+                }
+                if let Versions::Pure(rule) = to {
+                    rule.show_stored(&mut value);
+                }
+            }
+        }
+        other.label(&mut value);
+        Ok(value)
+    }
+
     /// Objects of the cache as this version shows them.
     pub(crate) async fn show(&self, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
         if objects.iter().all(|o| self.is_shown_as_stored(o)) {

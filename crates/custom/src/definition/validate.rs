@@ -302,7 +302,10 @@ pub(super) fn status(definition: &Value) -> Vec<FieldError> {
     for (number, version) in stored.iter().enumerate() {
         let version = version.as_str().unwrap_or_default();
         if !names.iter().any(|n| n == version) {
-            errors.invalid(path.index(number), version, "must appear in spec.versions");
+            let why = format!(
+                "missing from spec.versions; {version} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {version} and removes {version} from status.storedVersions"
+            );
+            errors.invalid(path.index(number), version, &why);
         }
     }
     for version in storage_versions(definition) {

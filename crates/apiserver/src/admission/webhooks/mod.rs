@@ -2,6 +2,7 @@
 //! what follows from their answers. Where there are no configurations, nothing of this runs.
 
 mod review;
+mod view;
 
 use super::{
     Request,
@@ -21,6 +22,7 @@ use orlop_api::{
 use review::Verdict;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
+use view::View;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 /// Bytes of an answer: a patch is hardly ever larger than the object, and that is limited.
@@ -46,6 +48,8 @@ impl Phase {
 pub(super) struct Hook {
     value: Value,
     configuration: String,
+    /// The version of the resource that its rules name, where that is not the request's.
+    version: Option<String>,
     /// Whether its selectors and conditions chose the request, so that it may be asked again.
     asked: bool,
 }
@@ -82,8 +86,12 @@ pub(super) fn interested(request: &Request<'_>, phase: Phase) -> Vec<Hook> {
     for configuration in request.look_up_all((GROUP, "v1", phase.plural()), "") {
         let name = text(&configuration, "/metadata/name").to_string();
         for hook in list(&configuration, "/webhooks") {
-            if matching::rules_match(list(hook, "/rules"), text(hook, "/matchPolicy"), request) {
-                hooks.push(Hook { value: hook.clone(), configuration: name.clone(), asked: false });
+            let matched =
+                matching::matched_version(list(hook, "/rules"), text(hook, "/matchPolicy"), request);
+            if let Some(version) = matched {
+                let version = (version != &*request.kind.version).then(|| version.to_string());
+                let configuration = name.clone();
+                hooks.push(Hook { value: hook.clone(), configuration, version, asked: false });
             }
         }
     }
@@ -154,8 +162,29 @@ impl Caller<'_> {
         }
     }
 
-    /// Asks one mutating webhook. Tells whether it changed the object.
+    /// Asks one mutating webhook, in the version that it knows. Tells whether it changed the object.
     async fn mutate_once(
+        &self,
+        hook: &mut Hook,
+        request: &Request<'_>,
+        object: &mut Option<&mut Value>,
+    ) -> Result<bool, Status> {
+        let Some(version) = hook.version.clone() else {
+            return self.mutate_as_it_is(hook, request, object).await;
+        };
+        if !matching::selectors_match(&hook.value, request, object.as_deref()) {
+            return Ok(false);
+        }
+        let mut view = View::new(&version, request, object.as_deref()).await?;
+        let mut seen = view.object.take();
+        let changed = self.mutate_as_it_is(hook, &view.request(request), &mut seen.as_mut()).await?;
+        if let (true, Some(seen), Some(object)) = (changed, seen, object.as_deref_mut()) {
+            *object = view.back(seen).await?;
+        }
+        Ok(changed)
+    }
+
+    async fn mutate_as_it_is(
         &self,
         hook: &mut Hook,
         request: &Request<'_>,
@@ -216,11 +245,26 @@ impl Caller<'_> {
         let hooks = interested(request, Phase::Validating);
         let mut concerned = Vec::new();
         for hook in &hooks {
-            if self.concerns(hook, request, object)? {
-                concerned.push(hook);
+            let view = match &hook.version {
+                Some(version) if matching::selectors_match(&hook.value, request, object) => {
+                    Some(View::new(version, request, object).await?)
+                }
+                Some(_) => continue,
+                None => None,
+            };
+            let concerns = match &view {
+                Some(view) => self.concerns(hook, &view.request(request), view.object.as_ref())?,
+                None => self.concerns(hook, request, object)?,
+            };
+            if concerns {
+                concerned.push((hook, view));
             }
         }
-        let answers = join_all(concerned.into_iter().map(|hook| self.call(hook, request, object))).await;
+        let calls = concerned.iter().map(async |(hook, view)| match view {
+            Some(view) => self.call(hook, &view.request(request), view.object.as_ref()).await,
+            None => self.call(hook, request, object).await,
+        });
+        let answers = join_all(calls).await;
         for answer in answers {
             if let Some(denied) = answer?.and_then(|verdict| verdict.denied) {
                 return Err(denied);

@@ -82,6 +82,19 @@ fn denial(webhook: &str, result: &Value) -> Status {
     status
 }
 
+/// Bytes as base64 or, since Kubernetes' decoder takes that too and the webhooks of `kube` say it so, as a list of numbers.
+fn bytes(value: Option<&Value>) -> Result<Vec<u8>, String> {
+    match value {
+        Some(Value::Array(numbers)) => numbers
+            .iter()
+            .map(|n| n.as_u64().and_then(|n| u8::try_from(n).ok()).ok_or_else(|| format!("{n} is no byte")))
+            .collect(),
+        other => {
+            STANDARD.decode(other.and_then(Value::as_str).unwrap_or_default()).map_err(|e| e.to_string())
+        }
+    }
+}
+
 /// Reads the answer of the webhook.
 ///
 /// # Errors
@@ -101,10 +114,10 @@ pub(super) fn read(webhook: &str, answer: &Value, uid: &str, version: &str) -> R
     if theirs != uid && version == "v1" {
         return Err(format!("expected response.uid={uid:?}, got {theirs:?}"));
     }
-    let encoded = text(response, "/patch");
+    let bytes = bytes(response.get("patch")).map_err(|e| format!("response.patch is not base64: {e}"))?;
     let patch_type = text(response, "/patchType");
     let mut patch = Value::Null;
-    if !encoded.is_empty() {
+    if !bytes.is_empty() {
         if version == "v1" && patch_type != "JSONPatch" {
             return Err(if patch_type.is_empty() {
                 "webhook returned response.patch but not response.patchType".into()
@@ -112,7 +125,6 @@ pub(super) fn read(webhook: &str, answer: &Value, uid: &str, version: &str) -> R
                 format!("webhook returned invalid response.patchType of {patch_type:?}")
             });
         }
-        let bytes = STANDARD.decode(encoded).map_err(|e| format!("response.patch is not base64: {e}"))?;
         patch = serde_json::from_slice(&bytes).map_err(|e| format!("response.patch is not JSON: {e}"))?;
     } else if version == "v1" && !patch_type.is_empty() {
         return Err("webhook returned response.patchType but not response.patch".into());
@@ -163,6 +175,9 @@ mod tests {
             "warnings": ["w"], "auditAnnotations": {"k": "v"}}));
         let verdict = read("a.b.c", &answer, "u", "v1").unwrap();
         assert_eq!(verdict.patch[0]["path"], "/a");
+        let numbers =
+            json!({"uid": "u", "allowed": true, "patch": b"[{\"op\":\"x\"}]", "patchType": "JSONPatch"});
+        assert_eq!(read("a.b.c", &review(numbers), "u", "v1").unwrap().patch, json!([{"op": "x"}]));
         assert_eq!(
             (verdict.warnings, verdict.annotations),
             (vec!["w".into()], vec![("a.b.c/k".into(), "v".into())])
@@ -172,6 +187,10 @@ mod tests {
             (
                 json!({"uid": "u", "allowed": true, "patch": "W10="}),
                 "webhook returned response.patch but not response.patchType",
+            ),
+            (
+                json!({"uid": "u", "allowed": true, "patch": [7, 256], "patchType": "JSONPatch"}),
+                "response.patch is not base64: 256 is no byte",
             ),
         ] {
             assert_eq!(read("a.b.c", &review(response), "u", "v1").unwrap_err(), want);
