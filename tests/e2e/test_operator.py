@@ -268,6 +268,9 @@ def test_another_pod_takes_over_and_nothing_is_lost(installed, sites):
     eventually(lambda: sites.kubectl("apply", "-f", "-", input=site("after", pages={})))
     sites.kubectl("patch", "site", "between", "--type=merge", "-p", '{"spec": {"replicas": 2}}')
     ready(sites, "after"), ready(sites, "between", 2)
+    stored = lambda: json.loads(cluster.raw(f"/api/v1/namespaces/{SYSTEM}/services/https:site-operator:443/proxy/sites"))
+    here = lambda: [name for name in stored() if name.startswith(f"{sites.name}/")]
+    eventually(lambda: here() == [f"{sites.name}/after", f"{sites.name}/between"], what="the reflector's store")
 
 
 def test_the_stored_version_moves_and_the_old_one_goes(installed, sites):

@@ -11,6 +11,7 @@ mod webhooks;
 
 use kube::{Client, CustomResourceExt as _, core::crd::merge_crds};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What went wrong, in words.
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -29,9 +30,13 @@ async fn run() -> Result<()> {
     let store = controller::follow(client.clone());
     let certificate = PathBuf::from(environment("CERTIFICATE")?);
     let webhooks = webhooks::serve(8443, &certificate, Arc::new(move || controller::names(&store)))?;
+    let mut told_to_end = signal(SignalKind::terminate())?;
     let lead = async {
         let lease = leader::Lease::new(client.clone(), &namespace, "site-operator", &pod);
-        lease.acquire().await?;
+        tokio::select! {
+            acquired = lease.acquire() => acquired?,
+            _ = told_to_end.recv() => return Ok(()),
+        }
         println!("{pod} leads");
         tokio::select! {
             lost = lease.renew() => lost,

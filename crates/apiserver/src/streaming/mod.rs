@@ -4,6 +4,7 @@
 mod node;
 pub(crate) mod pods;
 pub(crate) mod proxy;
+mod tls;
 mod upgrade;
 
 pub(crate) use node::Nodes;

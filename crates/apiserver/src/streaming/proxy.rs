@@ -1,7 +1,7 @@
-//! `pods/NAME/proxy` and `services/NAME/proxy`: a request passed on to what listens in a pod, over plain HTTP. Knows addresses,
-//! not what is said; never turns a connection over.
+//! `pods/NAME/proxy` and `services/NAME/proxy`: a request passed on to what listens in a pod, over HTTP or,
+//! where the name says `https:`, HTTPS. Knows addresses, not what is said; never turns a connection over.
 
-use super::{pods::pass, upgrade};
+use super::{pods::pass, tls, upgrade};
 use crate::{
     registry::{Registry, SubresourceRequest},
     response::{self, Response},
@@ -20,7 +20,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// How long connecting to a pod may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -30,13 +33,14 @@ const CONNECT: Duration = Duration::from_secs(10);
 struct Wanted<'a> {
     name: &'a str,
     port: &'a str,
+    tls: bool,
 }
 
 fn wanted(segment: &str) -> Result<Wanted<'_>, Status> {
     match segment.split(':').collect::<Vec<_>>()[..] {
-        [name] => Ok(Wanted { name, port: "" }),
-        [name, port] | ["http" | "", name, port] => Ok(Wanted { name, port }),
-        ["https", _, _] => Err(Status::bad_request("this server proxies plain HTTP alone")),
+        [name] => Ok(Wanted { name, port: "", tls: false }),
+        [name, port] | ["http" | "", name, port] => Ok(Wanted { name, port, tls: false }),
+        ["https", name, port] => Ok(Wanted { name, port, tls: true }),
         _ => Err(Status::bad_request(format!("invalid pod or service request {segment:?}"))),
     }
 }
@@ -88,17 +92,18 @@ fn of_service(service: &Value, endpoints: &Value, port: &str, random: u64) -> Re
     }
 }
 
-fn locate(registry: &Registry, request: &SubresourceRequest) -> Result<SocketAddr, Status> {
+/// Where the request goes, and whether over TLS.
+fn locate(registry: &Registry, request: &SubresourceRequest) -> Result<(SocketAddr, bool), Status> {
     let target = &request.target;
     let resource = registry.resource(target)?;
-    let Wanted { name, port } = wanted(&target.name)?;
+    let Wanted { name, port, tls } = wanted(&target.name)?;
     let object = resource.get(&target.namespace, name)?.value();
     if target.resource == "pods" {
-        return of_pod(&object, port);
+        return Ok((of_pod(&object, port)?, tls));
     }
     let endpoints = registry.find("", "v1", "endpoints").ok_or_else(Status::no_such_resource)?;
     let endpoints = endpoints.get(&target.namespace, name).map(|e| e.value()).unwrap_or_default();
-    of_service(&object, &endpoints, port, rand::random())
+    Ok((of_service(&object, &endpoints, port, rand::random())?, tls))
 }
 
 /// Headers between two ends of one connection, and those that only this server may see.
@@ -128,7 +133,7 @@ pub(crate) async fn serve(request: SubresourceRequest) -> Result<Response, Statu
     if upgrade::is_wanted(&request.parts.headers) {
         return Err(Status::bad_request("this server does not proxy connections that are turned over"));
     }
-    let address = locate(&request.registry, &request)?;
+    let (address, tls) = locate(&request.registry, &request)?;
     let mut uri = format!("/{}", request.target.rest);
     if let Some(query) = request.parts.uri.query() {
         uri = format!("{uri}?{query}");
@@ -144,7 +149,7 @@ pub(crate) async fn serve(request: SubresourceRequest) -> Result<Response, Statu
     if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
         asked.headers_mut().insert(header::HOST, host);
     }
-    let answer = send(address, asked)
+    let answer = send(address, tls, asked)
         .await
         .map_err(|why| Status::unavailable(format!("error trying to reach service: {why}")))?;
     let root = path.strip_suffix(&request.target.rest).unwrap_or(path).to_string();
@@ -156,7 +161,9 @@ pub(crate) async fn serve(request: SubresourceRequest) -> Result<Response, Statu
 /// A place on the other end, as the client reaches it: below `root`.
 fn relocate(headers: &mut HeaderMap, root: &str, address: SocketAddr) {
     let Some(there) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else { return };
-    let there = there.strip_prefix(&format!("http://{address}")).unwrap_or(there);
+    let path =
+        ["http", "https"].iter().find_map(|scheme| there.strip_prefix(&format!("{scheme}://{address}")));
+    let there = path.unwrap_or(there);
     if let Some(path) = there.strip_prefix('/')
         && let Ok(value) = HeaderValue::from_str(&format!("{root}{path}"))
     {
@@ -175,6 +182,7 @@ fn redirect(path: &str, query: Option<&str>) -> Response {
 
 async fn send(
     address: SocketAddr,
+    with_tls: bool,
     request: http::Request<Full<Bytes>>,
 ) -> Result<http::Response<hyper::body::Incoming>, String> {
     let dial = |why: String| format!("dial tcp {address}: {why}");
@@ -185,6 +193,19 @@ async fn send(
             std::io::ErrorKind::ConnectionRefused => dial("connect: connection refused".into()),
             _ => dial(e.to_string()),
         })?;
+    if with_tls {
+        let stream = tokio::time::timeout(CONNECT, tls::connect(address.ip(), stream))
+            .await
+            .map_err(|_| dial("tls: i/o timeout".into()))??;
+        return talk(stream, request).await;
+    }
+    talk(stream, request).await
+}
+
+async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: http::Request<Full<Bytes>>,
+) -> Result<http::Response<hyper::body::Incoming>, String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -201,11 +222,12 @@ mod tests {
 
     #[test]
     fn the_name_may_say_a_port() {
-        let of = |segment| wanted(segment).map(|w| (w.name, w.port)).map_err(|s| s.code);
-        assert_eq!(of("web"), Ok(("web", "")));
-        assert_eq!(of("web:http"), Ok(("web", "http")));
-        assert_eq!(of("http:web:80"), Ok(("web", "80")));
-        assert_eq!(of("https:web:443"), Err(400));
+        let of = |segment| wanted(segment).map(|w| (w.name, w.port, w.tls)).map_err(|s| s.code);
+        assert_eq!(of("web"), Ok(("web", "", false)));
+        assert_eq!(of("web:http"), Ok(("web", "http", false)));
+        assert_eq!(of("http:web:80"), Ok(("web", "80", false)));
+        assert_eq!(of("https:web:443"), Ok(("web", "443", true)));
+        assert_eq!(of("gopher:web:70"), Err(400));
     }
 
     #[test]
@@ -235,7 +257,7 @@ mod tests {
     fn places_of_the_other_end_are_moved_below_the_proxy() {
         let address = "10.1.2.3:80".parse().unwrap();
         let root = "/api/v1/namespaces/d/pods/p/proxy/";
-        for (there, here) in [("/a", "a"), ("http://10.1.2.3:80/b", "b")] {
+        for (there, here) in [("/a", "a"), ("http://10.1.2.3:80/b", "b"), ("https://10.1.2.3:80/c", "c")] {
             let mut headers = HeaderMap::new();
             headers.insert(header::LOCATION, there.parse().unwrap());
             relocate(&mut headers, root, address);

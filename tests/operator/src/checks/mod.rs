@@ -7,6 +7,7 @@ mod watching;
 mod writing;
 
 use crate::Result;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Client, core::ObjectMeta};
 use std::{collections::BTreeMap, time::Duration};
@@ -25,15 +26,13 @@ use ensure;
 pub(crate) async fn run(name: &str, namespace: &str) -> Result<()> {
     let client = Client::try_default().await?;
     let limit = Duration::from_secs(60);
-    let check = async {
-        match name {
-            "discovering" => discovering::check(client, namespace).await,
-            "following" => following::check(client, namespace).await,
-            "pods" => pods::check(client, namespace).await,
-            "watching" => watching::check(client, namespace).await,
-            "writing" => writing::check(client, namespace).await,
-            _ => Err(format!("no check is called {name}").into()),
-        }
+    let check: BoxFuture<'_, Result<()>> = match name {
+        "discovering" => Box::pin(discovering::check(client, namespace)),
+        "following" => Box::pin(following::check(client, namespace)),
+        "pods" => Box::pin(pods::check(client, namespace)),
+        "watching" => Box::pin(watching::check(client, namespace)),
+        "writing" => Box::pin(writing::check(client, namespace)),
+        _ => return Err(format!("no check is called {name}").into()),
     };
     tokio::time::timeout(limit, check).await.map_err(|_| format!("{name} took longer than {limit:?}"))?
 }

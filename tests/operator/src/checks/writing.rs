@@ -26,7 +26,7 @@ pub(super) async fn check(client: Client, namespace: &str) -> Result<()> {
     entered(&maps).await?;
     paged(&maps).await?;
     deleted(&maps).await?;
-    subresources(client, namespace).await
+    Box::pin(subresources(client, namespace)).await
 }
 
 async fn written(maps: &Api<ConfigMap>) -> Result<()> {
@@ -204,7 +204,7 @@ async fn subresources(client: Client, namespace: &str) -> Result<()> {
             "replicas": 0, "selector": {"matchLabels": {"app": "web"}},
             "template": {
                 "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "main", "image": "e2e.test/busybox:1", "command": ["sleep", "3600"]}]},
+                "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": "e2e.test/busybox:1", "command": ["sleep", "3600"]}]},
             },
         },
     }))?;
