@@ -10,6 +10,8 @@ JOB = {"spec": {"template": {"spec": {**PODS["spec"], "restartPolicy": "Never"}}
 WEB = {"service": {"name": "web", "port": {"number": 80}}}
 TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
 CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+GPU = {"name": "gpu", "exactly": {"deviceClassName": "gpu.example.com"}}
+POOL = {"name": "n", "generation": 1, "resourceSliceCount": 1}
 # The cluster's own name of what is in no namespace: tests may run side by side.
 NAMES = {"IPAddress": "192.0.2.7", "PriorityClass": "e2e-kinds"}
 
@@ -59,6 +61,14 @@ KINDS = [
      "services/default/x", {"spec": {"parentRef": {"name": ""}}}, "spec.parentRef.name: Required value"),
     ("networking.k8s.io/v1", "ServiceCIDR", {"spec": {"cidrs": ["192.0.2.0/24"]}},
      "192.0.2.0/24", {"spec": {"cidrs": ["192.0.2.1/24"]}}, "spec.cidrs[0]: Invalid value: \"192.0.2.1/24\": must be in canonical form"),
+    ("resource.k8s.io/v1", "DeviceClass", {"spec": {"selectors": [{"cel": {"expression": "device.driver == 'd.example.com'"}}]}},
+     "it", {"spec": {"selectors": [{"cel": {"expression": "device.driver"}}]}}, "must evaluate to bool or the unknown type, not string"),
+    ("resource.k8s.io/v1", "ResourceClaim", {"spec": {"devices": {"requests": [GPU]}}},
+     "pending", {"spec": {"devices": {"requests": [GPU, GPU]}}}, "spec.devices.requests[1]: Duplicate value: \"gpu\""),
+    ("resource.k8s.io/v1", "ResourceClaimTemplate", {"spec": {"spec": {"devices": {"requests": [GPU]}}}},
+     "it", {"spec": {"spec": {"devices": {"requests": [{"name": "x"}]}}}}, "spec.spec.devices.requests[0]: Required value: exactly one of"),
+    ("resource.k8s.io/v1", "ResourceSlice", {"spec": {"driver": "d.example.com", "nodeName": "n", "pool": POOL}},
+     "d.example.com", {"spec": {"nodeName": None}}, "spec: Required value: exactly one of `nodeName`, `nodeSelector`, `allNodes`"),
     ("autoscaling/v2", "HorizontalPodAutoscaler", {"spec": {"maxReplicas": 3, "scaleTargetRef": TARGET}},
      "cpu: <unknown>/80%", {"spec": {"maxReplicas": 0}}, "spec.maxReplicas: Invalid value: 0: must be greater than 0"),
 ]

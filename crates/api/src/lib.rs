@@ -2,6 +2,7 @@
 //! quantities, names. Nothing here does I/O, reads a clock or draws a random number: those are handed in.
 #![cfg_attr(test, recursion_limit = "256")]
 
+pub mod condition;
 pub mod cron;
 pub mod duration;
 pub mod field_error;

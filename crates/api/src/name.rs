@@ -258,6 +258,17 @@ pub fn canonical_cidr(value: &str) -> Vec<String> {
     }
 }
 
+/// The address of an interface with the length of its network's prefix, in the one form that stands for it.
+pub fn interface_address(value: &str) -> Vec<String> {
+    match value.parse::<ipnet::IpNet>() {
+        Ok(address) if address.to_string() == value => Vec::new(),
+        Ok(address) => vec![format!("must be in canonical form ({:?})", address.to_string())],
+        Err(_) => {
+            vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_string()]
+        }
+    }
+}
+
 /// A host name whose first label may be anything: `*.example.com`.
 pub fn wildcard_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();

@@ -12,7 +12,7 @@ use crate::{
         authorize::Authorization,
         node::{
             NodeAuthorizer,
-            graph::{PodFeed, VolumeFeed},
+            graph::{PodFeed, SliceFeed, VolumeFeed},
         },
         rbac::{self, Rbac},
     },
@@ -77,6 +77,7 @@ impl ApiServer {
         let node = NodeAuthorizer::new(rbac::defaults::rules_of("system:node"));
         indexes.push(Arc::new(PodFeed(node.graph.clone())));
         indexes.push(Arc::new(VolumeFeed(node.graph.clone())));
+        indexes.push(Arc::new(SliceFeed(node.graph.clone())));
         let authorization = Arc::new(Authorization::new(node, rbac));
         let caches = Arc::new(Caches::new(config.store.clone(), &config.kinds, indexes));
         caches.start(halt.clone()).await?;

@@ -14,6 +14,8 @@ mod csi_node;
 mod csi_storage_capacity;
 mod daemon_set;
 mod deployment;
+mod device_class;
+mod devices;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -43,7 +45,10 @@ pub mod priority_class;
 mod priority_level_configuration;
 mod replica_set;
 mod replication_controller;
+mod resource_claim;
+mod resource_claim_template;
 mod resource_quota;
+mod resource_slice;
 mod role;
 mod role_binding;
 mod runtime_class;
@@ -107,6 +112,10 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         service_cidr::kind(),
         runtime_class::kind(),
         pod_disruption_budget::kind(),
+        device_class::kind(),
+        resource_claim::kind(),
+        resource_claim_template::kind(),
+        resource_slice::kind(),
         priority_class::kind(),
         csi_driver::kind(),
         csi_node::kind(),

@@ -90,6 +90,25 @@ fn rich() -> Value {
         .unwrap()
         .clone(),
     );
+    let wish = json!({"deviceClassName": "c", "selectors": [{"cel": {"expression": "true"}}], "tolerations": [{"key": "k"}]});
+    let config = json!([{"requests": ["r"], "opaque": {"driver": "d", "parameters": {"a": 1}}}]);
+    spec.as_object_mut().unwrap().extend(
+        json!({
+            "driver": "d", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "config": config,
+            "sharedCounters": [{"name": "s", "counters": {"c": {"value": "1"}}}], "perDeviceNodeSelection": true,
+            "devices": [{"name": "d", "nodeName": "n", "allowMultipleAllocations": true,
+                "attributes": {"a": {"version": "1.2.3"}, "d/b": {"string": "x"}, "c": {"ints": [1]}},
+                "capacity": {"m": {"value": "9", "requestPolicy": {"default": "1", "validRange": {"min": "1", "max": "5", "step": "2"}}},
+                    "n": {"value": "9", "requestPolicy": {"default": "1", "validValues": ["1", "2"]}}},
+                "taints": [{"key": "k", "effect": "None"}], "bindingConditions": ["a"], "bindingFailureConditions": ["b"],
+                "consumesCounters": [{"counterSet": "s", "counters": {"c": {"value": "1"}}}]}],
+            "spec": {"devices": {"requests": [{"name": "r", "exactly": wish}, {"name": "s", "firstAvailable": [wish]}],
+                "constraints": [{"requests": ["r"], "matchAttribute": "d/a"}], "config": config}},
+        })
+        .as_object()
+        .unwrap()
+        .clone(),
+    );
     json!({
         "metadata": {"name": "a", "namespace": "n", "uid": "u", "labels": {"a": "b"}, "annotations": {"a": "b"},
             "creationTimestamp": "2026-01-01T00:00:00Z",
@@ -100,7 +119,11 @@ fn rich() -> Value {
             "containerStatuses": [{"name": "c", "ready": true, "state": {"running": {}},
                 "lastState": {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z"}}}],
             "initContainerStatuses": [{"name": "i", "state": {"waiting": {"reason": "x"}}}],
-            "loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}},
+            "loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]},
+            "allocation": {"devices": {"results": [{"request": "r", "driver": "d", "pool": "p", "device": "x"}], "config": config},
+                "nodeSelector": {"nodeSelectorTerms": [{"matchFields": []}]}},
+            "reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}],
+            "devices": [{"driver": "d", "pool": "p", "device": "x", "conditions": [{"type": "a"}], "networkData": {"ips": ["x"]}}]},
         "data": {"a": "YQ=="}, "binaryData": {"b": "YQ=="}, "stringData": {"c": "x"}, "type": "Opaque",
         "immutable": true, "revision": 1, "addressType": "IPv4", "ports": [{"name": "p", "port": 80}],
         "endpoints": [{"addresses": ["10.0.0.1"], "hostname": "h"}],

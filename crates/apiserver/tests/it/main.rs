@@ -6,6 +6,7 @@
 mod admission;
 mod certificates;
 mod custom;
+mod devices;
 mod discovery;
 mod flow_control;
 mod mutating;

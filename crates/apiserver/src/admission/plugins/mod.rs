@@ -2,6 +2,7 @@
 
 mod default_class;
 mod default_toleration_seconds;
+mod devices;
 mod expressions;
 mod limit_ranger;
 mod param_access;
@@ -29,5 +30,6 @@ pub(super) fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(runtime_class::RuntimeClass),
         Box::new(expressions::CompiledExpressions),
         Box::new(param_access::ParamAccess),
+        Box::new(devices::Devices),
     ]
 }

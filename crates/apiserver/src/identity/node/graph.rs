@@ -1,5 +1,5 @@
 //! What the pods of each node need, found by what is needed: a question whether a node may see an object is one look. Fed with
-//! every change of pods and persistent volumes in the order of the store; decides nothing.
+//! every change of pods, persistent volumes and slices of devices in the order of the store; decides nothing.
 
 use crate::cache::Index;
 use orlop_api::object::{list, map, text};
@@ -13,6 +13,7 @@ use std::{
 
 const PODS: &str = "/registry/core/pods/";
 const VOLUMES: &str = "/registry/core/persistentvolumes/";
+const SLICES: &str = "/registry/resource.k8s.io/resourceslices/";
 
 /// What a pod may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +26,10 @@ pub(crate) enum Kind {
     Claim,
     /// A PersistentVolume: needed through the claim that it is bound to.
     Volume,
+    /// A claim for devices.
+    ResourceClaim,
+    /// A ResourceSlice: of the node that it names.
+    Slice,
 }
 
 type Needs = BTreeSet<(Kind, String)>;
@@ -37,6 +42,8 @@ struct State {
     needed: HashMap<(Kind, String), HashMap<Arc<str>, usize>>,
     /// By the volume's name: its claim, `NAMESPACE/NAME`.
     claims: HashMap<String, String>,
+    /// By the slice's name: its node.
+    slices: HashMap<String, String>,
 }
 
 /// Which node needs what.
@@ -73,6 +80,10 @@ fn needs(pod: &Value) -> Needs {
                 add(Kind::Secret, text(variable, "/valueFrom/secretKeyRef/name"));
             }
         }
+    }
+    // Those made out of templates are in the status before a pod is bound.
+    for claim in list(pod, "/spec/resourceClaims").iter().chain(list(pod, "/status/resourceClaimStatuses")) {
+        add(Kind::ResourceClaim, text(claim, "/resourceClaimName"));
     }
     for volume in list(pod, "/spec/volumes") {
         add(Kind::Secret, text(volume, "/secret/secretName"));
@@ -141,6 +152,14 @@ impl State {
         self.pods.insert(pod.to_string(), (node, needs));
     }
 
+    fn take_slice(&mut self, slice: &str, value: Option<&[u8]>) {
+        let object = value.and_then(|v| serde_json::from_slice::<Value>(v).ok()).unwrap_or_default();
+        match text(&object, "/spec/nodeName") {
+            "" => drop(self.slices.remove(slice)),
+            node => drop(self.slices.insert(slice.to_string(), node.to_string())),
+        }
+    }
+
     fn take_volume(&mut self, volume: &str, value: Option<&[u8]>) {
         let object = value.and_then(|v| serde_json::from_slice::<Value>(v).ok()).unwrap_or_default();
         match text(&object, "/spec/claimRef/name") {
@@ -154,7 +173,7 @@ impl State {
 }
 
 impl Graph {
-    /// Whether a pod on the node needs the object.
+    /// Whether a pod on the node needs the object, or the object is of the node.
     pub(crate) fn leads_to(&self, kind: Kind, namespace: &str, name: &str, node: &str) -> bool {
         let state = self.state.read();
         let key = match kind {
@@ -162,6 +181,7 @@ impl Graph {
                 Some(claim) => (Kind::Claim, claim.clone()),
                 None => return false,
             },
+            Kind::Slice => return state.slices.get(name).is_some_and(|of| of == node),
             kind => (kind, format!("{namespace}/{name}")),
         };
         state.needed.get(&key).is_some_and(|nodes| nodes.contains_key(node))
@@ -172,6 +192,8 @@ impl Graph {
 pub(crate) struct PodFeed(pub Arc<Graph>);
 /// Feeds persistent volumes into the graph.
 pub(crate) struct VolumeFeed(pub Arc<Graph>);
+/// Feeds slices of devices into the graph.
+pub(crate) struct SliceFeed(pub Arc<Graph>);
 
 fn value(change: &Change) -> Option<&[u8]> {
     (!change.deleted).then_some(&*change.entry.value)
@@ -184,8 +206,8 @@ impl Index for PodFeed {
 
     fn fill(&self, entries: &[Entry]) {
         let mut state = self.0.state.write();
-        let claims = std::mem::take(&mut state.claims);
-        *state = State { claims, ..State::default() };
+        state.pods.clear();
+        state.needed.clear();
         for entry in entries {
             state.take_pod(&entry.key[PODS.len()..], Some(&entry.value));
         }
@@ -214,6 +236,24 @@ impl Index for VolumeFeed {
     }
 }
 
+impl Index for SliceFeed {
+    fn key_prefix(&self) -> &str {
+        SLICES
+    }
+
+    fn fill(&self, entries: &[Entry]) {
+        let mut state = self.0.state.write();
+        state.slices.clear();
+        for entry in entries {
+            state.take_slice(&entry.key[SLICES.len()..], Some(&entry.value));
+        }
+    }
+
+    fn apply(&self, change: &Change) {
+        self.0.state.write().take_slice(&change.entry.key[SLICES.len()..], value(change));
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -226,12 +266,18 @@ pub(super) mod tests {
 
     pub(in crate::identity) fn pod(node: &str) -> Value {
         json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {
+            "resourceClaims": [{"name": "d", "resourceClaimName": "devices"}, {"name": "t", "resourceClaimTemplateName": "t"}],
             "nodeName": node, "serviceAccountName": "robot", "imagePullSecrets": [{"name": "pull"}],
             "containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "env"}}}],
                 "envFrom": [{"configMapRef": {"name": "all"}}]}],
             "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "e", "ephemeral": {}},
                 {"name": "s", "projected": {"sources": [{"configMap": {"name": "root-ca"}}, {"secret": {"name": "projected"}}]}}],
-        }})
+        }, "status": {"resourceClaimStatuses": [{"name": "t", "resourceClaimName": "p-t-x"}]}})
+    }
+
+    pub(in crate::identity) fn put_slice(graph: &Graph, slice: &str, node: &str) {
+        let object = json!({"spec": {"nodeName": node}}).to_string();
+        graph.state.write().take_slice(slice, Some(object.as_bytes()));
     }
 
     #[test]
@@ -251,6 +297,8 @@ pub(super) mod tests {
             (Kind::ConfigMap, "root-ca"),
             (Kind::Claim, "data"),
             (Kind::Claim, "p-e"),
+            (Kind::ResourceClaim, "devices"),
+            (Kind::ResourceClaim, "p-t-x"),
         ];
         for (kind, name) in needed {
             assert!(graph.leads_to(kind, "n", name, "a"), "{kind:?} {name}");
@@ -262,6 +310,20 @@ pub(super) mod tests {
             assert!(!graph.leads_to(kind, "n", name, "a"), "{kind:?} {name}");
         }
         assert!(graph.state.read().needed.is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_slice_is_of_the_node_that_it_names_while_it_is_there() {
+        let graph = Graph::default();
+        put_slice(&graph, "s", "a");
+        put_slice(&graph, "everywhere", "");
+        assert!(graph.leads_to(Kind::Slice, "", "s", "a") && !graph.leads_to(Kind::Slice, "", "s", "b"));
+        assert!(
+            !graph.leads_to(Kind::Slice, "", "everywhere", "")
+                && !graph.leads_to(Kind::Slice, "", "none", "a")
+        );
+        graph.state.write().take_slice("s", None);
+        assert!(!graph.leads_to(Kind::Slice, "", "s", "a"));
     }
 
     #[test]

@@ -121,6 +121,24 @@ impl NodeAuthorizer {
         Ok(())
     }
 
+    fn own_slices(&self, node: &str, what: &Attributes<'_>) -> Answer {
+        no_subresource(what, "cannot authorize ResourceSlice subresources")?;
+        match what.verb {
+            // Whose devices are offered is for the restriction to see.
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => self.related(node, Kind::Slice, what),
+            "list" | "watch" | "deletecollection" => {
+                let mut fields = what.fields.iter();
+                if fields.any(|(field, value)| field == "spec.nodeName" && value == node) {
+                    return Ok(());
+                }
+                Err("can only list/watch/deletecollection resourceslices with nodeName field selector".into())
+            }
+            _ => Err("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch,                 delete, deletecollection"
+                .into()),
+        }
+    }
+
     fn static_rules(&self, what: &Attributes<'_>) -> Answer {
         let request = if what.resource.is_empty() {
             Request::Path { verb: what.verb, path: what.path }
@@ -157,6 +175,8 @@ impl NodeAuthorizer {
             ("", "pods") => self.own_pods(node, what),
             ("coordination.k8s.io", "leases") => self.own_lease(node, what),
             ("storage.k8s.io", "csinodes") => self.own_csi_node(node, what),
+            ("resource.k8s.io", "resourceclaims") => self.get(node, Kind::ResourceClaim, what),
+            ("resource.k8s.io", "resourceslices") => self.own_slices(node, what),
             _ => self.static_rules(what),
         }
     }

@@ -47,8 +47,22 @@ pub(crate) fn check(node: &str, write: Write<'_>) -> Result<(), String> {
             }
             Err("can only access CSINode with the same name as the requesting node".into())
         }
+        ("resource.k8s.io", "resourceslices") => own_slice(node, write),
         _ => Ok(()),
     }
+}
+
+/// Which slices a node may see and change the authorizer knows; not what is in a new one, nor which ones a collection has.
+fn own_slice(node: &str, write: Write<'_>) -> Result<(), String> {
+    let (slice, verb) = match (write.new, write.old) {
+        (Some(new), None) => (new, "create"),
+        (None, Some(old)) => (old, "delete"),
+        _ => return Ok(()),
+    };
+    if text(slice, "/spec/nodeName") == node {
+        return Ok(());
+    }
+    Err(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
 }
 
 /// Why the node must not have this token: it is for the pods that run on it.
@@ -274,6 +288,23 @@ mod tests {
         assert_eq!(write("pods", "", &mirror, &none), Ok(()));
         mirror["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "s"}}]);
         assert!(write("pods", "", &mirror, &none).is_err());
+    }
+
+    #[test]
+    fn a_node_offers_and_withdraws_only_devices_of_its_own() {
+        let slice = |node: &str| json!({"spec": {"nodeName": node}});
+        let (own, other) = (slice("a"), slice("b"));
+        let write = |new, old| {
+            check(
+                "a",
+                Write { group: "resource.k8s.io", resource: "resourceslices", subresource: "", new, old },
+            )
+        };
+        assert_eq!((write(Some(&own), None), write(None, Some(&own))), (Ok(()), Ok(())));
+        for (new, old, verb) in [(Some(&other), None, "create"), (None, Some(&other), "delete")] {
+            let why = format!("can only {verb} ResourceSlice with the same NodeName as the requesting node");
+            assert_eq!(write(new, old), Err(why));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a node may do, request by request.
 
 use super::{
-    graph::tests::{pod, put},
+    graph::tests::{pod, put, put_slice},
     *,
 };
 
@@ -10,6 +10,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
     let rules = crate::identity::rbac::defaults::rules_of("system:node");
     let nodes = NodeAuthorizer::new(rules);
     put(&nodes.graph, "n/p", Some(&pod("a")));
+    put_slice(&nodes.graph, "gpus", "a");
     let a = Identity::new("system:node:a", &["system:nodes"]);
     let b = Identity::new("system:node:b", &["system:nodes"]);
     let on_a = [("spec.nodeName".to_string(), "a".to_string())];
@@ -31,6 +32,9 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "nodes", "get", "", "a"),
         ask("coordination.k8s.io", "leases", "update", "kube-node-lease", "a"),
         Attributes { fields: &on_a, ..ask("", "pods", "watch", "", "") },
+        ask("resource.k8s.io", "resourceclaims", "get", "n", "devices"),
+        ask("resource.k8s.io", "resourceslices", "patch", "", "gpus"),
+        Attributes { fields: &on_a, ..ask("resource.k8s.io", "resourceslices", "list", "", "") },
     ] {
         assert!(allowed(&a, &what), "{what:?}");
         assert!(!allowed(&b, &what), "{what:?}");
@@ -43,6 +47,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "pods/status", "patch", "n", "p"),
         ask("", "events", "create", "n", ""),
         ask("events.k8s.io", "events", "create", "n", ""),
+        ask("resource.k8s.io", "resourceslices", "create", "", ""),
         ask("coordination.k8s.io", "leases", "create", "kube-node-lease", ""),
     ] {
         assert!(allowed(&a, &what) && allowed(&b, &what), "{what:?}");
@@ -59,6 +64,10 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "serviceaccounts", "get", "n", "other"),
         ask("coordination.k8s.io", "leases", "get", "kube-system", "a"),
         ask("apps", "deployments", "get", "n", "d"),
+        ask("resource.k8s.io", "resourceslices", "list", "", ""),
+        ask("resource.k8s.io", "resourceslices", "get", "", "other"),
+        ask("resource.k8s.io", "resourceclaims", "list", "n", ""),
+        ask("resource.k8s.io", "resourceclaims/status", "get", "n", "devices"),
     ] {
         assert!(!allowed(&a, &what), "{what:?}");
     }
