@@ -17,6 +17,8 @@ pub struct Status {
     pub message: String,
     /// `details`, where there are any.
     pub details: Option<Value>,
+    /// `metadata.continue`: with which a list that is too old can be gone on with.
+    pub continue_token: Option<String>,
 }
 
 /// `pods "web" …` or `deployments.apps "web" …`: how Kubernetes names an object in a message.
@@ -27,12 +29,12 @@ fn qualified(group: &str, resource: &str) -> String {
 impl Status {
     /// A status without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continue_token: None }
     }
 
     fn about(code: u16, reason: &'static str, kind: &Kind, name: &str, message: String) -> Self {
         let details = json!({"name": name, "group": kind.group, "kind": kind.plural});
-        Self { code, reason, message, details: Some(details) }
+        Self { details: Some(details), ..Self::new(code, reason, message) }
     }
 
     /// 404: no such object.
@@ -93,10 +95,8 @@ impl Status {
         };
         let q = if group.is_empty() { kind.to_string() } else { format!("{kind}.{group}") };
         Self {
-            code: 422,
-            reason: "Invalid",
-            message: format!("{q} \"{name}\" is invalid{list}"),
             details: Some(json!({"name": name, "group": group, "kind": kind, "causes": causes})),
+            ..Self::new(422, "Invalid", format!("{q} \"{name}\" is invalid{list}"))
         }
     }
 
@@ -174,6 +174,9 @@ impl Status {
         });
         if let Some(details) = &self.details {
             v["details"] = details.clone();
+        }
+        if let Some(token) = &self.continue_token {
+            v["metadata"]["continue"] = json!(token);
         }
         v
     }

@@ -73,6 +73,9 @@ pub enum ApplyError {
     /// The configuration is not one.
     #[error("{0}")]
     Malformed(String),
+    /// It is not of its type. Kubernetes has no reason for this, and calls it an error of its own.
+    #[error("{0}")]
+    Untyped(String),
     /// Others own fields that it would change.
     #[error("{}", conflict_message(.0))]
     Conflict(Vec<Conflict>),
@@ -83,6 +86,7 @@ impl From<ApplyError> for Status {
         let message = error.to_string();
         match error {
             ApplyError::Malformed(_) => Self::bad_request(message),
+            ApplyError::Untyped(_) => Self::new(500, "", message),
             ApplyError::Conflict(conflicts) => {
                 let causes = conflicts.iter().map(|c| {
                     let message = format!("conflict with {}", c.manager);
@@ -162,16 +166,16 @@ fn checked(ty: &TypeRef, config: &Value, writer: &Writer<'_>) -> Result<Value, A
         return Err(ApplyError::Malformed("metadata.managedFields must be nil".to_string()));
     }
     let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let bad = |path: &str, why: &str| {
-        ApplyError::Malformed(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {path}: {why}",
+    let untyped = |why: &str| {
+        ApplyError::Untyped(format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
             text("/metadata/namespace"),
             text("/metadata/name"),
             text("/apiVersion"),
             text("/kind"),
         ))
     };
-    typed(ty, &mut checked).map_err(|(path, why)| bad(&path, &why))?;
+    typed(ty, &mut checked).map_err(|(path, why)| untyped(&format!("{path}: {why}")))?;
     for pointer in writer.ignored {
         take(&mut checked, pointer);
     }
@@ -183,8 +187,17 @@ fn typed(ty: &TypeRef, config: &mut Value) -> Result<(), (String, String)> {
     match conform(ty, config) {
         Err(mismatch) => return Err((format!(".{}", mismatch.path), mismatch.message)),
         Ok(unknown) => {
-            if let Some(first) = unknown.first() {
-                return Err((format!(".{}", first.path), "field not declared in schema".to_string()));
+            let why = "field not declared in schema";
+            let all: Vec<String> = unknown.iter().map(|u| format!(".{}", u.path)).collect();
+            match all.as_slice() {
+                [] => {}
+                [one] => return Err((one.clone(), why.to_string())),
+                many => {
+                    return Err((
+                        format!("errors:\n  {}", many.join(&format!(": {why}\n  "))),
+                        why.to_string(),
+                    ));
+                }
             }
         }
     }

@@ -38,6 +38,9 @@ pub const V2_PROTOBUF_ACCEPTED: [&str; 2] = [
 pub const V2_PROTOBUF: &str = V2_PROTOBUF_ACCEPTED[0];
 
 const WATCH_EVENT: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+/// A built-in type whose `apiVersion`, `kind` and `metadata` are described as those of every type are.
+const DESCRIBED: &str = "io.k8s.api.core.v1.ConfigMap";
 const TITLE: &str = "Kubernetes";
 
 /// A document, compressed.
@@ -91,10 +94,9 @@ impl OpenApi {
             if !schema["properties"].is_object() {
                 schema["properties"] = json!({});
             }
-            schema["properties"]["apiVersion"] = json!({"type": "string"});
-            schema["properties"]["kind"] = json!({"type": "string"});
-            schema["properties"]["metadata"] =
-                json!({"$ref": "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"});
+            // Filled in when the document is made: what every object has is described with the built-in types.
+            schemas::HEAD.iter().for_each(|field| schema["properties"][field] = json!({}));
+            schema["properties"]["metadata"] = json!({"$ref": OBJECT_META});
             served.custom = Some(schema);
         }
         self
@@ -192,8 +194,9 @@ impl OpenApi {
     }
 
     /// Calls `each` with every definition of a document, by name.
-    fn each_definition(&self, document: Option<&str>, mut each: impl FnMut(&str, Value)) {
+    fn each_definition(&self, dialect: Dialect, document: Option<&str>, mut each: impl FnMut(&str, Value)) {
         let stored = Definitions::unpack();
+        let described = stored.get(DESCRIBED).unwrap_or_default();
         let mut own = BTreeMap::new();
         let mut roots: Vec<String> =
             [DELETE_OPTIONS, PATCH, STATUS, RESOURCES, WATCH_EVENT].map(String::from).into();
@@ -217,7 +220,7 @@ impl OpenApi {
             own.insert(format!("{}List", served.definition), list);
             roots.push(served.definition.clone());
             if let Some(custom) = &served.custom {
-                let mut custom = custom.clone();
+                let mut custom = schemas::custom(dialect, custom.clone(), &described["properties"]);
                 references(&custom, &mut roots);
                 custom["x-kubernetes-group-version-kind"] = gvk(&kind.kind);
                 own.insert(served.definition.clone(), custom);
@@ -254,7 +257,7 @@ impl OpenApi {
             Dialect::V3 => "},\"components\":{\"schemas\":{",
         });
         let mut first = true;
-        self.each_definition(document, |name, schema| {
+        self.each_definition(dialect, document, |name, schema| {
             out.entry(&mut first, name, &schemas::definition(dialect, name, &schema));
         });
         let bearer = json!({"type": "apiKey", "name": "authorization", "in": "header",
@@ -275,7 +278,7 @@ impl OpenApi {
             all_paths.named(2, &path, protobuf::path_item(&item));
         }
         let mut definitions = Message::default();
-        self.each_definition(None, |name, schema| {
+        self.each_definition(Dialect::V2, None, |name, schema| {
             definitions.named(1, name, protobuf::schema(&schemas::definition(Dialect::V2, name, &schema)));
         });
         gzip(&protobuf::document(TITLE, &self.version, all_paths, definitions).into_bytes())

@@ -2,8 +2,9 @@
 //! Knows no types.
 
 use crate::trail::Trail;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use serde_saphyr::Spanned;
 use std::fmt;
 
 /// How deep a body may nest. `serde_json` reads 128 levels wherever an object is read again, and a list or a watch
@@ -29,6 +30,10 @@ pub enum ParseError {
 pub struct Duplicate {
     /// `spec.replicas`.
     pub path: String,
+    /// `replicas`.
+    pub key: String,
+    /// Where it stood again; known of YAML.
+    pub line: Option<u64>,
 }
 
 impl fmt::Display for Duplicate {
@@ -63,7 +68,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Parsed, ParseError> {
 /// Reads a YAML body of one document, the way Kubernetes does: as another way to write JSON.
 pub fn parse_yaml(bytes: &[u8]) -> Result<Parsed, ParseError> {
     let text = std::str::from_utf8(bytes).map_err(|e| ParseError::Yaml(e.to_string()))?;
-    let mut found = Found::default();
+    let mut found = Found { has_lines: true, ..Found::default() };
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         with_snippet: false,
@@ -82,6 +87,8 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<Parsed, ParseError> {
 struct Found {
     duplicates: Vec<Duplicate>,
     too_deep: bool,
+    /// Whether the reader tells in which line a key stands.
+    has_lines: bool,
 }
 
 struct Seed<'a> {
@@ -166,10 +173,18 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
         let depth = self.deeper()?;
         let mut out = Map::new();
-        while let Some(key) = entries.next_key_seed(Key)? {
+        loop {
+            let (key, line) = if self.found.has_lines {
+                let Some(at) = entries.next_key::<Spanned<Key>>()? else { break };
+                let line = at.referenced.line();
+                (at.value.0, Some(line))
+            } else {
+                let Some(key) = entries.next_key::<Key>()? else { break };
+                (key.0, None)
+            };
             let trail = self.trail.key(&key);
             if out.contains_key(&key) {
-                self.found.duplicates.push(Duplicate { path: trail.path() });
+                self.found.duplicates.push(Duplicate { path: trail.path(), key: key.clone(), line });
             }
             let value = entries.next_value_seed(Seed { found: self.found, trail: &trail, depth })?;
             out.insert(key, value);
@@ -179,17 +194,17 @@ impl<'de> Visitor<'de> for Seed<'_> {
 }
 
 /// A key: YAML allows other scalars than strings, JSON has their text.
-struct Key;
+struct Key(String);
 
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = String;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, reader: D) -> Result<String, D::Error> {
-        reader.deserialize_any(self)
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: de::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        reader.deserialize_any(KeyText).map(Self)
     }
 }
 
-impl Visitor<'_> for Key {
+struct KeyText;
+
+impl Visitor<'_> for KeyText {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -271,7 +286,10 @@ mod tests {
         );
         let parsed = parse_yaml(b"a: 1\na: 2\n").unwrap();
         assert_eq!(parsed.value, json!({"a": 2}));
-        assert_eq!(parsed.duplicates, [Duplicate { path: "a".into() }]);
+        assert_eq!(parsed.duplicates, [Duplicate { path: "a".into(), key: "a".into(), line: Some(2) }]);
+        let parsed = parse_yaml(b"\nb:\n  - x: 1\n    x: 2\n    x: 3\n").unwrap();
+        let lines: Vec<Option<u64>> = parsed.duplicates.iter().map(|d| d.line).collect();
+        assert_eq!(lines, [Some(4), Some(5)]);
         assert!(matches!(parse_yaml(b"a: [1"), Err(ParseError::Yaml(_))));
     }
 

@@ -92,10 +92,13 @@ impl Manager {
             let different = seen.value.get("status") != Some(&status);
             seen.value["status"] = status;
             let definition = seen.value.clone();
+            let mut replaced = None;
             // It is served before it is said to be.
             match Installed::of(&server.registry, &definition, self.installed.get(&name)) {
                 Some(Ok(new)) => {
-                    new.open(&server.registry.caches).await;
+                    let before = self.installed.remove(&name);
+                    new.open(&server.registry.caches, before.as_ref()).await;
+                    replaced = before;
                     self.installed.insert(name.clone(), new);
                     changed = true;
                 }
@@ -110,6 +113,10 @@ impl Manager {
             if changed {
                 self.serve(server);
                 changed = false;
+            }
+            // Only now: who is sent away comes back at once.
+            if let Some((before, now)) = replaced.zip(self.installed.get(&name)) {
+                before.retire(now);
             }
             if different {
                 again |= tell(&server.registry, definitions, &name, &taken).await.is_err();

@@ -82,7 +82,7 @@ impl Following {
             let name = text(&default.object, "/metadata/name");
             let resource = if kind == "FlowSchema" { &self.schemas } else { &self.levels };
             let failed = |status: Status| (format!("{kind} {name:?}"), status);
-            let body = |value: Value| Body { value, complaints: Vec::new() };
+            let body = |value: Value| Body { value, duplicates: Vec::new() };
             let existing = resource.get("", name).ok().map(|o| o.value());
             let Some(wanted) = amended(existing.as_ref(), default) else { continue };
             let cx = context("api-priority-and-fairness-config-producer-v1");

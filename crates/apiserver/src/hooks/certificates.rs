@@ -117,13 +117,13 @@ impl Hooks for Certificates {
                 Box::new(move |old| {
                     let mut object = old.clone();
                     patch.apply(resource, &mut object)?;
-                    resource.conform(&mut object, Vec::new(), Default::default())?;
+                    resource.conform(&mut object, &[], Default::default())?;
                     Ok(object)
                 })
             } else {
                 let mut value = schema::read(headers, &request.body)?.value;
                 resource.check_kind(&mut value)?;
-                resource.conform(&mut value, Vec::new(), Default::default())?;
+                resource.conform(&mut value, &[], Default::default())?;
                 let sent = metadata::text(&value, "name");
                 if sent != name {
                     return Err(Status::bad_request(format!(

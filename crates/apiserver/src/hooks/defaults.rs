@@ -107,7 +107,7 @@ async fn ensure(
     let Some(resource) = server.registry.find(group, version, plural) else { return Ok(()) };
     let resource: Arc<Resource> = resource.clone();
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_string();
-    let body = |value: Value| Body { value, complaints: Vec::new() };
+    let body = |value: Value| Body { value, duplicates: Vec::new() };
     let failed = |status: Status| Error::Default { what: format!("{plural} {name:?}"), why: status.message };
     match resource.get(namespace, &name) {
         Err(_) => match server.registry.create(&resource, namespace, body(object), &context()).await {

@@ -226,6 +226,7 @@ mod tests {
             body_prefix: String::new(),
             schema: None,
             warning: None,
+            retired: false.into(),
             kind,
         }
     }

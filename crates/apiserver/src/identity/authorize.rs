@@ -162,7 +162,7 @@ pub(crate) fn forbidden(who: &Identity, what: &Attributes<'_>, reason: &str) -> 
     if !what.name.is_empty() {
         details["name"] = json!(what.name);
     }
-    Status { code: 403, reason: "Forbidden", message, details: Some(details) }
+    Status { details: Some(details), ..Status::new(403, "Forbidden", message) }
 }
 
 #[cfg(test)]

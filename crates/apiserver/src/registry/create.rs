@@ -28,7 +28,7 @@ impl Registry {
     ) -> Result<Written, Status> {
         let mut value = body.value;
         resource.check_kind(&mut value)?;
-        let warnings = resource.conform(&mut value, body.complaints, cx.options.field_validation)?;
+        let warnings = resource.conform(&mut value, &body.duplicates, cx.options.field_validation)?;
         let body = self.create_value(resource, namespace, value, cx, true).await?;
         Ok(Written { body, created: true, warnings })
     }
@@ -138,7 +138,7 @@ impl Registry {
         let complete = |object: &mut Value| kind.rules.default(object);
         let mutated = self.admission.mutate(&request, &mut object, complete).await?;
         if mutated.by_others {
-            resource.conform(&mut object, Vec::new(), FieldValidation::Ignore)?;
+            resource.conform(&mut object, &[], FieldValidation::Ignore)?;
         }
         if mutated.changed {
             kind.rules.default(&mut object);

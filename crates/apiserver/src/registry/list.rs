@@ -24,11 +24,25 @@ pub(crate) struct Listing {
     pub remaining: Option<u64>,
 }
 
+/// Makes a page of a whole list.
+fn cut(listing: &mut Listing, limit: usize, begun: i64) {
+    if limit == 0 || listing.objects.len() <= limit {
+        return;
+    }
+    listing.objects.truncate(limit);
+    listing.next = listing
+        .objects
+        .last()
+        .map(|last| ContinueToken::new(listing.revision, last.suffix().to_string(), None, begun));
+}
+
 /// The revision that must be shown, and from where on.
 struct Page {
     at: Revision,
     after: Option<String>,
     remaining: Option<u64>,
+    /// When the list was begun.
+    begun: i64,
 }
 
 impl Registry {
@@ -57,8 +71,15 @@ impl Registry {
         selection: &Selection,
         options: &ListOptions,
     ) -> Result<Listing, Status> {
-        let mut listing = self.list_stored(resource, selection, options).await?;
+        let limit = if selection.looks_at_shown() { 0 } else { options.limit };
+        let mut listing = self.list_stored(resource, selection, options, limit).await?;
         listing.objects = resource.show(listing.objects).await?;
+        if selection.looks_at_shown() {
+            listing.objects.retain(|object| selection.selects_shown(resource, object));
+            let begun = options.continue_token.as_deref().and_then(|t| ContinueToken::decode(t).ok());
+            let begun = begun.filter(|t| t.revision().is_some()).map(|t| t.begun);
+            cut(&mut listing, options.limit, begun.unwrap_or_else(|| self.now().as_second()));
+        }
         Ok(listing)
     }
 
@@ -67,38 +88,57 @@ impl Registry {
         resource: &Resource,
         selection: &Selection,
         options: &ListOptions,
+        limit: usize,
     ) -> Result<Listing, Status> {
         if let Some(text) = &options.continue_token {
             let token = ContinueToken::decode(text)?;
-            let page =
-                Page { at: Revision(token.revision), after: Some(token.after), remaining: token.remaining };
-            return self.list_at(resource, selection, options.limit, page).await;
+            let begun = token.begun;
+            if token.is_expired(self.now().as_second()) {
+                return Err(token.too_old());
+            }
+            let Some(at) = token.revision() else {
+                return Ok(self.list_newest(resource, selection, limit, Some(&token.after)));
+            };
+            let after = Some(token.after.clone());
+            let page = Page { at, after, remaining: token.remaining, begun };
+            let listed = self.list_at(resource, selection, limit, page).await;
+            return listed.map_err(|status| if status.code == 410 { token.too_old() } else { status });
         }
+        let begun = self.now().as_second();
         match (options.resource_version, options.resource_version_match) {
             (Some(n), Some(Match::Exact)) => {
                 self.wait_fresh(Revision(n)).await?;
-                let page = Page { at: Revision(n), after: None, remaining: None };
-                self.list_at(resource, selection, options.limit, page).await
+                let page = Page { at: Revision(n), after: None, remaining: None, begun };
+                self.list_at(resource, selection, limit, page).await
             }
             // With a limit and no `resourceVersionMatch`, an old version is meant exactly, for the sake of old clients.
             (Some(n), None) if n > 0 && options.limit > 0 => {
                 self.wait_fresh(Revision(n)).await?;
-                let page = Page { at: Revision(n), after: None, remaining: None };
-                self.list_at(resource, selection, options.limit, page).await
+                let page = Page { at: Revision(n), after: None, remaining: None, begun };
+                self.list_at(resource, selection, limit, page).await
             }
             (version, _) => {
                 self.wait_fresh(Revision(version.unwrap_or(0))).await?;
-                Ok(self.list_newest(resource, selection, options.limit))
+                Ok(self.list_newest(resource, selection, limit, None))
             }
         }
     }
 
-    /// Every acknowledged write is in the cache, so the cache shows the newest state.
-    fn list_newest(&self, resource: &Resource, selection: &Selection, limit: usize) -> Listing {
+    /// Every acknowledged write is in the cache, so the cache shows the newest state. `after` is the last key of the page
+    /// before, without the resource's prefix.
+    fn list_newest(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Listing {
+        let after = after.map(|a| format!("{}{a}", resource.cache.key_prefix));
         // Read before the snapshot: the snapshot shows at least this.
         let applied = self.caches.applied();
         let take = if limit == 0 { 0 } else { limit + 1 };
-        let mut shown = resource.cache.snapshot(&selection.prefix, None, take, |o| selection.selects(o));
+        let mut shown =
+            resource.cache.snapshot(&selection.prefix, after.as_deref(), take, |o| selection.selects(o));
         let revision = applied.max(shown.changed);
         let more = limit > 0 && shown.objects.len() > limit;
         if more {
@@ -110,7 +150,8 @@ impl Registry {
                     .is_everything()
                     .then(|| resource.cache.count_after(&selection.prefix, &last.key) as u64);
                 let after = last.suffix().to_string();
-                (Some(ContinueToken { revision: revision.0, after, remaining }), remaining)
+                let begun = self.now().as_second();
+                (Some(ContinueToken::new(revision, after, remaining, begun)), remaining)
             }
             None => (None, None),
         };
@@ -133,11 +174,10 @@ impl Registry {
         };
         let remaining = page.remaining.map(|r| r.saturating_sub(objects.len() as u64)).filter(|_| more);
         objects.truncate(wanted);
-        let next = objects.last().filter(|_| more).map(|last| ContinueToken {
-            revision: page.at.0,
-            after: last.suffix().to_string(),
-            remaining,
-        });
+        let next = objects
+            .last()
+            .filter(|_| more)
+            .map(|last| ContinueToken::new(page.at, last.suffix().to_string(), remaining, page.begun));
         Ok(Listing { objects, revision: page.at, next, remaining })
     }
 

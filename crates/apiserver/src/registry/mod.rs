@@ -32,7 +32,13 @@ use jiff::Timestamp;
 use orlop_api::{Kind, Status};
 use orlop_store::Store;
 use serde_json::Value;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The clock that the server is given.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -54,6 +60,8 @@ pub(crate) struct Resource {
     pub schema: Option<Value>,
     /// What every request is warned of.
     pub warning: Option<String>,
+    /// Its objects are shown by other rules now: watches end, so that their clients begin anew.
+    pub retired: AtomicBool,
 }
 
 impl Resource {
@@ -96,7 +104,19 @@ impl Resource {
             hooks,
             schema: None,
             warning: None,
+            retired: AtomicBool::new(false),
         })
+    }
+
+    /// Whether watches of it end.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Ends its watches.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.cache.publish();
     }
 
     /// An object, or 404.

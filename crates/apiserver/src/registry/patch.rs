@@ -3,6 +3,7 @@
 use super::{Part, Registry, Resource, WriteContext, Written, metadata, schema, update::Change};
 use bytes::Bytes;
 use orlop_api::{FieldError, Status};
+use orlop_schema::Duplicate;
 use serde_json::{Value, json};
 
 /// The kinds of patch, by their content types.
@@ -32,7 +33,7 @@ impl PatchType {
 pub(crate) struct Patch {
     pub kind: PatchType,
     value: Value,
-    complaints: Vec<String>,
+    duplicates: Vec<Duplicate>,
 }
 
 impl Patch {
@@ -42,7 +43,7 @@ impl Patch {
             _ => schema::read_json(bytes)
                 .map_err(|e| Status::bad_request(format!("error decoding patch: {}", e.message)))?,
         };
-        Ok(Self { kind, value: body.value, complaints: body.complaints })
+        Ok(Self { kind, value: body.value, duplicates: body.duplicates })
     }
 
     /// The patched object. For [`PatchType::Apply`] see [`Registry::patch`].
@@ -85,8 +86,7 @@ impl Registry {
             let mut object = old.clone();
             patch.apply(resource, &mut object)?;
             check_identity(resource, &object, old)?;
-            let warnings =
-                resource.conform(&mut object, patch.complaints.clone(), cx.options.field_validation)?;
+            let warnings = resource.conform(&mut object, &patch.duplicates, cx.options.field_validation)?;
             Ok(Change { object, warnings, managed: false })
         })
         .await
@@ -103,7 +103,8 @@ impl Registry {
         let kind = &resource.kind;
         let mut config = patch.value;
         resource.check_kind(&mut config)?;
-        let warnings = resource.conform(&mut config, patch.complaints, cx.options.field_validation)?;
+        let warnings =
+            resource.conform_applied(&mut config, &patch.duplicates, cx.options.field_validation)?;
         let Some(meta) = metadata::of(&mut config) else {
             return Err(Status::bad_request("metadata is not an object"));
         };
@@ -168,15 +169,12 @@ impl Registry {
 }
 
 fn force_is_for_apply() -> Status {
-    Status {
-        code: 422,
-        reason: "Invalid",
-        message: "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch"
-            .into(),
-        details: Some(json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [
-            {"reason": "FieldValueForbidden", "message": "Forbidden: may not be specified for non-apply patch", "field": "force"}
-        ]})),
-    }
+    let message = "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch";
+    let mut status = Status::new(422, "Invalid", message);
+    status.details = Some(json!({"group": "meta.k8s.io", "kind": "PatchOptions", "causes": [
+        {"reason": "FieldValueForbidden", "message": "Forbidden: may not be specified for non-apply patch", "field": "force"}
+    ]}));
+    status
 }
 
 /// A patch must not make another object of it.

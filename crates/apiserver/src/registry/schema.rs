@@ -5,19 +5,19 @@ use crate::request::{body, options::FieldValidation};
 use http::HeaderMap;
 use jiff::Timestamp;
 use orlop_api::Status;
-use orlop_schema::{ParseError, Parsed, TypeRef, apply::Writer, conform::strict_status, protobuf};
+use orlop_schema::{Duplicate, ParseError, Parsed, TypeRef, apply::Writer, conform::strict_status, protobuf};
 use serde_json::{Map, Value};
 
 /// What a body says, with what was odd about it.
 pub(crate) struct Body {
     pub value: Value,
-    /// Complaints of the parser: keys that stand twice.
-    pub complaints: Vec<String>,
+    /// Keys that stand twice.
+    pub duplicates: Vec<Duplicate>,
 }
 
 impl From<Parsed> for Body {
     fn from(parsed: Parsed) -> Self {
-        Self { value: parsed.value, complaints: parsed.duplicates.iter().map(ToString::to_string).collect() }
+        Self { value: parsed.value, duplicates: parsed.duplicates }
     }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Body, Status> {
                 protobuf::Error::Kind { .. } => Status::unsupported_media_type(e.to_string()),
                 e => Status::bad_request(e.to_string()),
             })?;
-            Ok(Body { value, complaints: Vec::new() })
+            Ok(Body { value, duplicates: Vec::new() })
         }
         other => Err(Status::unsupported_media_type(format!(
             "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf, but it was {other:?}"
@@ -61,6 +61,30 @@ pub(crate) fn read_yaml(bytes: &[u8]) -> Result<Body, Status> {
         orlop_schema::parse_yaml(bytes)
     };
     parsed.map(Body::from).map_err(unreadable)
+}
+
+/// What Kubernetes' YAML parser says of keys that stand twice.
+fn yaml_complaints(duplicates: &[Duplicate]) -> Vec<String> {
+    let told = |d: &Duplicate| Some(format!("line {}: key {:?} already set in map", d.line?, d.key));
+    duplicates.iter().filter_map(told).collect()
+}
+
+fn unmarshal_errors(lines: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
+}
+
+/// What is wrong with the fields of a body. Decoders of built-in (`typed`) kinds do not look into fields that they do not
+/// know; for custom ones duplicates are found first.
+fn field_complaints(unknown: &[String], duplicates: &[Duplicate], typed: bool) -> Vec<String> {
+    let below = |path: &str, field: &str| {
+        path.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let twice = duplicates
+        .iter()
+        .filter(|d| d.line.is_none() && !(typed && unknown.iter().any(|field| below(&d.path, field))))
+        .map(ToString::to_string);
+    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    if typed { unknown.chain(twice).collect() } else { twice.chain(unknown).collect() }
 }
 
 impl Resource {
@@ -102,27 +126,55 @@ impl Resource {
     pub(crate) fn conform(
         &self,
         value: &mut Value,
-        mut complaints: Vec<String>,
+        duplicates: &[Duplicate],
         validation: FieldValidation,
     ) -> Result<Vec<String>, Status> {
-        match self.kind.rules.fit(value) {
-            Some(Ok(unknown)) => complaints.extend(unknown.iter().map(|p| format!("unknown field {p:?}"))),
+        let (unknown, typed): (Vec<String>, bool) = match self.kind.rules.fit(value) {
+            Some(Ok(unknown)) => (unknown, false),
             Some(Err(why)) => return Err(Status::bad_request(why)),
             None => {
                 let unknown = orlop_schema::conform(self.types()?, value)
                     .map_err(|m| m.to_status(&self.kind.kind, &self.kind.version))?;
-                complaints.extend(unknown.iter().map(ToString::to_string));
+                (unknown.into_iter().map(|u| u.path).collect(), true)
             }
-        }
+        };
+        let mut complaints = field_complaints(&unknown, duplicates, typed);
+        let lines = yaml_complaints(duplicates);
         match validation {
             FieldValidation::Ignore => Ok(Vec::new()),
-            FieldValidation::Warn => Ok(complaints),
+            FieldValidation::Warn => Ok(lines.into_iter().chain(complaints).collect()),
             FieldValidation::Strict => {
+                if !lines.is_empty() {
+                    complaints.insert(0, unmarshal_errors(&lines));
+                }
                 match strict_status(&self.kind.kind, &self.kind.version, &complaints) {
                     Some(status) => Err(status),
                     None => Ok(Vec::new()),
                 }
             }
+        }
+    }
+
+    /// Makes what is to be applied fit the kind's type. Fields that the type does not have are left for the apply, which
+    /// never takes them, however lenient the client is. Returns warnings.
+    pub(crate) fn conform_applied(
+        &self,
+        config: &mut Value,
+        duplicates: &[Duplicate],
+        validation: FieldValidation,
+    ) -> Result<Vec<String>, Status> {
+        let unknown = orlop_schema::conform(self.types()?, &mut config.clone());
+        if unknown.is_ok_and(|unknown| unknown.is_empty()) {
+            self.conform(config, &[], FieldValidation::Ignore)?;
+        }
+        let lines = yaml_complaints(duplicates);
+        match validation {
+            FieldValidation::Strict if !lines.is_empty() => Err(Status::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {}",
+                unmarshal_errors(&lines)
+            ))),
+            FieldValidation::Warn => Ok(lines),
+            FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
         }
     }
 

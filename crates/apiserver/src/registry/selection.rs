@@ -1,6 +1,6 @@
 //! Which objects a list or watch is about: a place (namespace or all), labels and fields.
 
-use super::Resource;
+use super::{Resource, Versions};
 use crate::{
     cache::{
         kind_cache::{Event, EventKind},
@@ -30,6 +30,8 @@ pub(crate) struct Selection {
     pub prefix: String,
     labels: Selector,
     fields: Vec<(Field, String, bool)>,
+    /// Terms about fields that only the shown version has: path, value and whether it must differ.
+    shown: Vec<(String, String, bool)>,
 }
 
 impl Selection {
@@ -47,6 +49,7 @@ impl Selection {
             None => FieldSelector::default(),
         };
         parsed.check(kind).map_err(bad)?;
+        let mut shown = Vec::new();
         let fields = parsed
             .terms()
             .iter()
@@ -54,6 +57,11 @@ impl Selection {
                 let field = match term.path.as_str() {
                     "metadata.name" => Field::Name,
                     "metadata.namespace" => Field::Namespace,
+                    // What the stored object says there is not what the converted one will say.
+                    path if matches!(resource.versions, Versions::Asked(_)) => {
+                        shown.push((path.to_string(), term.value.clone(), term.negated));
+                        return None;
+                    }
                     path => Field::Selectable(resource.stored_field(path)?),
                 };
                 Some((field, term.value.clone(), term.negated))
@@ -64,12 +72,27 @@ impl Selection {
         } else {
             format!("{}{namespace}/", resource.cache.key_prefix)
         };
-        Ok(Self { prefix, labels, fields })
+        Ok(Self { prefix, labels, fields, shown })
     }
 
     /// Whether only the place restricts it.
     pub(crate) fn is_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.is_empty()
+        self.labels.is_everything() && self.fields.is_empty() && self.shown.is_empty()
+    }
+
+    /// Whether objects must be converted before it is known that they are selected.
+    pub(crate) fn looks_at_shown(&self) -> bool {
+        !self.shown.is_empty()
+    }
+
+    /// Whether an object that [`Selection::selects`] does, as the version shows it, matches the rest.
+    pub(crate) fn selects_shown(&self, resource: &Resource, shown: &Object) -> bool {
+        if self.shown.is_empty() {
+            return true;
+        }
+        let value = shown.value();
+        let rules = &resource.kind.rules;
+        self.shown.iter().all(|(path, wanted, negated)| (rules.field(&value, path) == *wanted) != *negated)
     }
 
     /// Whether an object of the right place matches the selectors.

@@ -47,7 +47,7 @@ impl Registry {
         let kind = &resource.kind;
         let mut value = body.value;
         resource.check_kind(&mut value)?;
-        let warnings = resource.conform(&mut value, body.complaints, cx.options.field_validation)?;
+        let warnings = resource.conform(&mut value, &body.duplicates, cx.options.field_validation)?;
         let sent = metadata::text(&value, "name");
         if sent != name {
             if sent.is_empty() {
@@ -206,7 +206,7 @@ impl Registry {
         } else if !judged {
             let mutated = self.admission.mutate(&request, &mut new, complete).await?;
             if mutated.by_others {
-                resource.conform(&mut new, Vec::new(), FieldValidation::Ignore)?;
+                resource.conform(&mut new, &[], FieldValidation::Ignore)?;
             }
             if mutated.changed {
                 complete(&mut new);

@@ -53,11 +53,19 @@ struct Watcher {
     tell_initial_end: bool,
     columns_told: bool,
     /// Events whose objects must be converted before they are shown.
-    pending: Vec<(EventKind, Arc<Object>)>,
+    pending: Vec<Change>,
     deadline: Instant,
     next_bookmark: Instant,
     stop: CancellationToken,
     ended: bool,
+}
+
+/// An event about stored objects, as the stored form lets it be seen.
+struct Change {
+    kind: EventKind,
+    object: Arc<Object>,
+    /// What was selected before, in the event's revision; only where the selection looks at shown fields.
+    before: Option<Arc<Object>>,
 }
 
 impl Registry {
@@ -180,7 +188,7 @@ impl Watcher {
             if !out.is_empty() {
                 return Some(out.into());
             }
-            if self.resource.cache.is_closed() || !self.wait().await {
+            if self.resource.cache.is_closed() || self.resource.is_retired() || !self.wait().await {
                 return None;
             }
         }
@@ -198,10 +206,25 @@ impl Watcher {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let (kinds, objects): (Vec<EventKind>, Vec<Arc<Object>>) = self.pending.drain(..).unzip();
-        let objects = self.resource.show(objects).await?;
-        for (kind, object) in kinds.into_iter().zip(objects) {
-            self.write(kind, &object, out);
+        let changes: Vec<Change> = self.pending.drain(..).collect();
+        let stored = changes.iter().flat_map(|c| [Some(c.object.clone()), c.before.clone()]).flatten();
+        let mut shown = self.resource.show(stored.collect()).await?.into_iter();
+        for change in changes {
+            let Some(object) = shown.next() else { break };
+            let before = change.before.and_then(|_| shown.next());
+            if !self.selection.looks_at_shown() {
+                self.write(change.kind, &object, out);
+                continue;
+            }
+            let selects = |object: &Object| self.selection.selects_shown(&self.resource, object);
+            let was = before.filter(|before| selects(before));
+            let is = change.kind != EventKind::Deleted && selects(&object);
+            match (was, is) {
+                (None, false) => {}
+                (None, true) => self.write(EventKind::Added, &object, out),
+                (Some(_), true) => self.write(EventKind::Modified, &object, out),
+                (Some(last), false) => self.write(EventKind::Deleted, &last, out),
+            }
         }
         Ok(())
     }
@@ -221,7 +244,7 @@ impl Watcher {
     fn take_initial(&mut self, out: &mut Vec<u8>) {
         while out.len() < CHUNK && self.pending.len() < BATCH {
             let Some(object) = self.initial.pop_front() else { break };
-            self.line(EventKind::Added, &object, out);
+            self.line(EventKind::Added, &object, None, out);
         }
     }
 
@@ -240,19 +263,33 @@ impl Watcher {
                 Some(EventKind::Deleted) if event.kind != EventKind::Deleted => {
                     let Some(previous) = &event.previous else { continue };
                     let last = Arc::new(previous.deleted(event.revision));
-                    self.line(EventKind::Deleted, &last, out);
+                    self.line(EventKind::Deleted, &last, Some(previous), out);
                 }
-                Some(kind) => self.line(kind, &event.object, out),
+                Some(kind) => {
+                    let seen = event.previous.as_ref().filter(|_| kind != EventKind::Added);
+                    self.line(kind, &event.object, seen, out);
+                }
                 None => {}
             }
         }
         Ok(!full)
     }
 
-    fn line(&mut self, kind: EventKind, object: &Arc<Object>, out: &mut Vec<u8>) {
+    /// Tells an event now, or after conversion. `previous` is what was selected before.
+    fn line(
+        &mut self,
+        kind: EventKind,
+        object: &Arc<Object>,
+        previous: Option<&Arc<Object>>,
+        out: &mut Vec<u8>,
+    ) {
         match self.resource.versions {
             Versions::Stored => self.write(kind, object, out),
-            _ => self.pending.push((kind, object.clone())),
+            _ => {
+                let previous = previous.filter(|_| self.selection.looks_at_shown());
+                let before = previous.map(|p| Arc::new(p.deleted(object.revision)));
+                self.pending.push(Change { kind, object: object.clone(), before });
+            }
         }
     }
 

@@ -73,14 +73,12 @@ pub(crate) struct ListOptions {
 
 fn invalid_list_options(field: &str, kind: (&str, &str), message: &str) -> Status {
     let (reason, words) = kind;
-    Status {
-        code: 422,
-        reason: "Invalid",
-        message: format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {words}: {message}"),
-        details: Some(json!({"group": "meta.k8s.io", "kind": "ListOptions", "causes": [
-            {"reason": reason, "message": format!("{words}: {message}"), "field": field}
-        ]})),
-    }
+    let whole = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {words}: {message}");
+    let mut status = Status::new(422, "Invalid", whole);
+    status.details = Some(json!({"group": "meta.k8s.io", "kind": "ListOptions", "causes": [
+        {"reason": reason, "message": format!("{words}: {message}"), "field": field}
+    ]}));
+    status
 }
 
 const FORBIDDEN: (&str, &str) = ("FieldValueForbidden", "Forbidden");
@@ -243,14 +241,12 @@ impl WriteOptions {
 }
 
 fn invalid_options(field: &str, message: &str) -> Status {
-    Status {
-        code: 422,
-        reason: "Invalid",
-        message: format!("CreateOptions.meta.k8s.io \"\" is invalid: {field}: {message}"),
-        details: Some(json!({"group": "meta.k8s.io", "kind": "CreateOptions", "causes": [
-            {"reason": "FieldValueInvalid", "message": message, "field": field}
-        ]})),
-    }
+    let whole = format!("CreateOptions.meta.k8s.io \"\" is invalid: {field}: {message}");
+    let mut status = Status::new(422, "Invalid", whole);
+    status.details = Some(json!({"group": "meta.k8s.io", "kind": "CreateOptions", "causes": [
+        {"reason": "FieldValueInvalid", "message": message, "field": field}
+    ]}));
+    status
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = Cow<'a, str>>) -> Result<bool, Status> {

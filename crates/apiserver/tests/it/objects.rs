@@ -1,10 +1,11 @@
 //! Creating, reading, changing, deleting.
 
-use crate::support::{ask, client, config_map, objects, send, server};
+use crate::support::{ask, client, config_map, objects, send, server, server_with};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use orlop_apiserver::Identity;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -448,4 +449,50 @@ async fn strangers_are_told_what_they_may_not() {
     assert_eq!(get(Identity::anonymous(), "/livez").await.0, 200);
     assert_eq!(get(Identity::anonymous(), "/apis").await.0, 403);
     assert_eq!(get(Identity::new("x", &[]), "/apis").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_list_that_is_continued_too_late_goes_on_as_things_are_then() {
+    let minutes = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let clock = minutes.clone();
+    let server = server_with(move |config| {
+        config.clock = Arc::new(move || {
+            let minutes = clock.load(std::sync::atomic::Ordering::SeqCst);
+            jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_mins(minutes)
+        });
+    })
+    .await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    for n in 0..6 {
+        ask(&server, "POST", path, json!({"metadata": {"name": format!("m{n}")}})).await;
+    }
+    let (_, first) = ask(&server, "GET", &format!("{path}?limit=2"), Value::Null).await;
+    let text = |value: &Value, pointer: &str| value.pointer(pointer).unwrap().as_str().unwrap().to_string();
+    let names = |list: &Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|o| text(o, "/metadata/name")).collect()
+    };
+    let token = text(&first, "/metadata/continue");
+    ask(&server, "DELETE", &format!("{path}/m3"), Value::Null).await;
+    minutes.store(5, std::sync::atomic::Ordering::SeqCst);
+    let next = format!("{path}?limit=2&continue={token}");
+    let (_, second) = ask(&server, "GET", &next, Value::Null).await;
+    assert_eq!(
+        (names(&second), &second["metadata"]["remainingItemCount"]),
+        (vec!["m2".into(), "m3".into()], &json!(2))
+    );
+    minutes.store(6, std::sync::atomic::Ordering::SeqCst);
+    let (code, late) = ask(&server, "GET", &next, Value::Null).await;
+    assert_eq!((code, text(&late, "/reason").as_str()), (410, "Expired"));
+    assert!(text(&late, "/message").starts_with("The provided continue parameter is too old"));
+    let rest = text(&late, "/metadata/continue");
+    let (_, second) = ask(&server, "GET", &format!("{path}?limit=2&continue={rest}"), Value::Null).await;
+    assert_eq!(
+        (names(&second), &second["metadata"]["remainingItemCount"]),
+        (vec!["m2".into(), "m4".into()], &json!(1))
+    );
+    assert_ne!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = text(&second, "/metadata/continue");
+    let (_, third) = ask(&server, "GET", &format!("{path}?limit=2&continue={token}"), Value::Null).await;
+    assert_eq!(third["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
+    assert_eq!((names(&third), third["metadata"].get("continue")), (vec!["m5".into()], None));
 }

@@ -4,7 +4,11 @@
 mod graph;
 
 use crate::{Cluster, Error, discovery, pod_control};
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    future::{AbortHandle, Abortable, BoxFuture},
+    stream::FuturesUnordered,
+};
 use graph::{Graph, Item, Owner};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
@@ -24,13 +28,17 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 const WORKERS: usize = 8;
-/// How often new kinds are looked for.
+/// How often new kinds are looked for, besides whenever a definition of one changes.
 const DISCOVER: Duration = Duration::from_secs(30);
+/// How soon after discovery failed.
+const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
+/// How long several changes of definitions are taken together.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// apiVersion and kind, as an owner reference names them.
 type KindName = (String, String);
@@ -43,6 +51,8 @@ struct Collector {
     queue: Queue,
     /// How many kinds have not been listed yet; `None` until it is known which there are.
     unlisted: watch::Sender<Option<usize>>,
+    /// Kinds may have come or gone.
+    kinds_changed: Notify,
 }
 
 /// The future does the work.
@@ -53,6 +63,7 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
         resources: Mutex::default(),
         queue: Queue::default(),
         unlisted: watch::Sender::new(None),
+        kinds_changed: Notify::new(),
     });
     Box::pin(async move {
         let worker = collector.clone();
@@ -73,11 +84,13 @@ impl Collector {
     /// Watches every kind that can be deleted, and looks for new ones.
     async fn watch_all(self: &Arc<Self>) {
         let mut watches = FuturesUnordered::new();
-        let mut watched: HashSet<KindName> = HashSet::new();
+        let mut watched: HashMap<KindName, AbortHandle> = HashMap::new();
         loop {
+            let mut pause = DISCOVER;
             match discovery::deletable(&self.cluster.client).await {
                 Ok(served) => {
                     let mut new = Vec::new();
+                    let mut gone: HashSet<KindName> = watched.keys().cloned().collect();
                     for (resource, namespaced) in served {
                         // Events are many and own nothing.
                         if resource.kind == "Event" {
@@ -86,25 +99,40 @@ impl Collector {
                         let name = (resource.api_version.clone(), resource.kind.clone());
                         let resource = Arc::new(resource);
                         self.resources.lock().insert(name.clone(), (resource.clone(), namespaced));
-                        if watched.insert(name) {
-                            new.push(resource);
+                        if !gone.remove(&name) {
+                            let (abort, registration) = AbortHandle::new_pair();
+                            watched.insert(name, abort);
+                            new.push((resource, registration));
                         }
                     }
+                    // A kind that comes back is watched anew, and not when the old watch tries again.
+                    gone.iter().filter_map(|name| watched.remove(name)).for_each(|watch| watch.abort());
                     self.unlisted.send_if_modified(|n| {
                         let first = n.is_none();
                         *n = n.or(Some(new.len()));
                         first
                     });
-                    watches.extend(new.into_iter().map(|resource| self.clone().watch(resource)));
+                    watches.extend(
+                        new.into_iter()
+                            .map(|(resource, abort)| Abortable::new(self.clone().watch(resource), abort)),
+                    );
                 }
-                Err(error) => tracing::debug!(%error, "listing what is served"),
+                Err(error) => {
+                    pause = DISCOVER_AGAIN;
+                    tracing::debug!(%error, "listing what is served");
+                }
             }
-            let rest = tokio::time::sleep(DISCOVER);
+            let rest = async {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.kinds_changed.notified() => tokio::time::sleep(GATHER).await,
+                }
+            };
             tokio::pin!(rest);
             loop {
                 tokio::select! {
                     () = &mut rest => break,
-                    Some(()) = watches.next() => {}
+                    Some(_) = watches.next() => {}
                 }
             }
         }
@@ -116,7 +144,11 @@ impl Collector {
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed = HashSet::new();
         let mut first = true;
+        let defines = resource.kind == "CustomResourceDefinition";
         while let Some(event) = events.next().await {
+            if defines && matches!(event, Ok(Event::Apply(_) | Event::Delete(_) | Event::InitDone)) {
+                self.kinds_changed.notify_one();
+            }
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {

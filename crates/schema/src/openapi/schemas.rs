@@ -55,6 +55,61 @@ pub(super) fn definition(dialect: Dialect, name: &str, schema: &Value) -> Value 
     }
 }
 
+/// What every object has.
+pub(super) const HEAD: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// The schema of a custom kind as Kubernetes publishes it; `described` are the properties of some built-in kind. The older
+/// version cannot say all of it: what it would get wrong is left open there.
+pub(super) fn custom(dialect: Dialect, mut schema: Value, described: &Value) -> Value {
+    let preserves = |schema: &Value| schema["x-kubernetes-preserve-unknown-fields"] == true;
+    if dialect == Dialect::V2 && preserves(&schema) {
+        return json!({"type": "object"});
+    }
+    if dialect == Dialect::V2 {
+        reduce(&mut schema);
+    }
+    for field in HEAD {
+        let mut head = described[field].clone();
+        if let Some(head) = head.as_object_mut() {
+            head.remove("default");
+        }
+        schema["properties"][field] = head;
+    }
+    schema
+}
+
+/// Leaves out what Swagger 2.0 cannot say.
+fn reduce(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    for choice in ["allOf", "anyOf", "oneOf", "not"] {
+        fields.remove(choice);
+    }
+    let nullable = fields.remove("nullable").is_some_and(|n| n == true);
+    if nullable || fields.get("x-kubernetes-preserve-unknown-fields").is_some_and(|p| p == true) {
+        for open in ["type", "items", "properties"] {
+            fields.remove(open);
+        }
+    }
+    // What may be null may also be missing, for who cannot say null.
+    let mut optional: Vec<String> = Vec::new();
+    if let Some(Value::Object(properties)) = fields.get("properties") {
+        optional.extend(properties.iter().filter(|(_, s)| s["nullable"] == true).map(|(n, _)| n.clone()));
+    }
+    if let Some(Value::Array(required)) = fields.get_mut("required") {
+        required.retain(|name| !optional.iter().any(|o| name == o));
+        if required.is_empty() {
+            fields.remove("required");
+        }
+    }
+    for (key, value) in fields.iter_mut() {
+        match (key.as_str(), value) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(reduce),
+            ("items" | "additionalProperties", schema) => reduce(schema),
+            _ => {}
+        }
+    }
+}
+
 fn write(dialect: Dialect, schema: &Value) -> Value {
     let Value::Object(fields) = schema else { return schema.clone() };
     if let Some(Value::String(target)) = fields.get("$ref") {

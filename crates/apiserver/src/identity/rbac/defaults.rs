@@ -257,7 +257,7 @@ async fn ensure(server: &Arc<ApiServer>, object: Value) -> Result<(), Error> {
     let failed = |status: Status| Error::Default { what: format!("{kind} {name:?}"), why: status.message };
     let options = WriteOptions { field_manager: "kube-apiserver".into(), ..WriteOptions::default() };
     let cx = WriteContext { options, who: Arc::new(Identity::new("system:apiserver", &[MASTERS])) };
-    let body = |value: Value| Body { value, complaints: Vec::new() };
+    let body = |value: Value| Body { value, duplicates: Vec::new() };
     if let Ok(existing) = resource.get(at.0, at.1) {
         match amended(&existing.value(), &object) {
             Step::Keep => return Ok(()),
