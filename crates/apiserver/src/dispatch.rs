@@ -29,7 +29,7 @@ fn agent(headers: &HeaderMap) -> &str {
 }
 
 /// Whether the JSON is meant for a person: asked for, or a program that people use by hand.
-fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+pub(crate) fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     match query.get("pretty") {
         Some(_) => query.flag("pretty"),
         None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent(headers).starts_with(p)),
@@ -213,7 +213,7 @@ impl ApiServer {
     ) -> Result<Response, Status> {
         let at = (target.namespace.as_str(), target.name.as_str());
         let headers = &request.parts.headers;
-        let negotiated = negotiate::negotiate(headers, pretty(headers, &request.query))?;
+        let negotiated = negotiate::negotiate_whole(headers, pretty(headers, &request.query))?;
         let cx = self.write_context(&request, &request.query)?;
         let written = match request.info.verb {
             Verb::Get => {
@@ -300,7 +300,7 @@ impl ApiServer {
             return Err(negotiate::not_acceptable());
         }
         let include = IncludeObject::parse(query.get("includeObject"));
-        let shape = Shape { form: negotiated.form, include, now: self.registry.now() };
+        let shape = Shape { form: negotiated.form, meta: negotiated.meta, include, now: self.registry.now() };
         Ok(View { resource, negotiated, shape })
     }
 }

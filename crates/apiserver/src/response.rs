@@ -228,7 +228,14 @@ mod tests {
 
     #[test]
     fn only_large_answers_are_compressed() {
-        let gzip = Negotiated { form: Form::Whole, yaml: false, protobuf: false, pretty: false, gzip: true };
+        let gzip = Negotiated {
+            form: Form::Whole,
+            meta: Default::default(),
+            yaml: false,
+            protobuf: false,
+            pretty: false,
+            gzip: true,
+        };
         let encoding = |size: usize| {
             let body = Bytes::from(format!("\"{}\"", "x".repeat(size)));
             encoded(200, body, gzip).headers().get(header::CONTENT_ENCODING).cloned()
@@ -242,8 +249,14 @@ mod tests {
         use http_body_util::BodyExt;
         use std::io::Read;
         let piece = |n: u32| Bytes::from(format!("{n}").repeat(10_000));
-        let plain =
-            Negotiated { form: Form::Whole, yaml: false, protobuf: false, pretty: false, gzip: false };
+        let plain = Negotiated {
+            form: Form::Whole,
+            meta: Default::default(),
+            yaml: false,
+            protobuf: false,
+            pretty: false,
+            gzip: false,
+        };
         let whole: Vec<u8> = (0..100).flat_map(piece).collect();
         for gzip in [false, true] {
             let response = pieces((0..100).map(piece), Negotiated { gzip, ..plain });

@@ -5,9 +5,10 @@ use super::{Attributes, Authorizer, Decision, Identity};
 use crate::{
     ApiServer,
     discovery::Described,
+    dispatch::pretty,
     pipeline::Admitted,
     registry::{metadata, schema},
-    request::{Target, Verb},
+    request::{Target, Verb, negotiate},
     response::{self, Response},
 };
 use orlop_api::{FieldError, FieldErrors, Status};
@@ -109,7 +110,9 @@ impl ApiServer {
                 "the server does not allow this method on the requested resource",
             ));
         }
-        let mut body = schema::read(&request.parts.headers, &request.body)?.value;
+        let headers = &request.parts.headers;
+        let negotiated = negotiate::negotiate_whole(headers, pretty(headers, &request.query))?;
+        let mut body = schema::read(headers, &request.body)?.value;
         let (group, kind, ..) = review.names();
         let Some(members) = body.as_object_mut() else {
             return Err(Status::bad_request(format!("the body is not a {kind}")));
@@ -149,7 +152,7 @@ impl ApiServer {
             }
         };
         body["status"] = status;
-        Ok(response::json(201, &body))
+        Ok(response::encoded(201, body.to_string().into(), negotiated))
     }
 
     fn review_token(&self, spec: &Value) -> Value {

@@ -1,7 +1,10 @@
 //! Other forms of objects and lists: `Table` for `kubectl get`, `PartialObjectMetadata` for those who need no more
 //! (meta.k8s.io/v1). And the plain list, put together from bytes that are there already.
 
-use crate::{cache::object::Object, request::Form};
+use crate::{
+    cache::object::Object,
+    request::{Form, negotiate::MetaVersion},
+};
 use bytes::Bytes;
 use jiff::Timestamp;
 use orlop_api::Kind;
@@ -34,6 +37,8 @@ impl IncludeObject {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub form: Form,
+    /// In which version the form is.
+    pub meta: MetaVersion,
     pub include: IncludeObject,
     pub now: Timestamp,
 }
@@ -45,12 +50,12 @@ struct OnlyMetadata<'a> {
 }
 
 /// `PartialObjectMetadata` of an object.
-fn partial(body: &[u8]) -> Vec<u8> {
+fn partial(body: &[u8], shape: Shape) -> Vec<u8> {
     let metadata = serde_json::from_slice::<OnlyMetadata<'_>>(body).map_or("{}", |o| o.metadata.get());
     let mut out = Vec::with_capacity(metadata.len() + 80);
-    out.extend_from_slice(
-        b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":",
-    );
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+    out.extend_from_slice(shape.meta.api_version().as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
     out.extend_from_slice(metadata.as_bytes());
     out.push(b'}');
     out
@@ -80,24 +85,25 @@ fn row(kind: &Kind, body: &[u8], shape: Shape, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"object\":");
     match shape.include {
         IncludeObject::None => out.extend_from_slice(b"null"),
-        IncludeObject::Metadata => out.extend_from_slice(&partial(body)),
+        IncludeObject::Metadata => out.extend_from_slice(&partial(body, shape)),
         IncludeObject::Object => out.extend_from_slice(body),
     }
     out.push(b'}');
 }
 
 /// A table up to where its rows start.
-fn table_head(kind: &Kind, metadata: &Value, with_columns: bool) -> Vec<u8> {
+fn table_head(kind: &Kind, metadata: &Value, shape: Shape, with_columns: bool) -> Vec<u8> {
+    let version = shape.meta.api_version();
     let columns = if with_columns { columns(kind) } else { Value::Null };
     format!(
-        "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
+        "{{\"kind\":\"Table\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
     )
     .into()
 }
 
 /// A table of one row.
 fn table(kind: &Kind, body: &[u8], metadata: &Value, shape: Shape, with_columns: bool) -> Vec<u8> {
-    let mut out = table_head(kind, metadata, with_columns);
+    let mut out = table_head(kind, metadata, shape, with_columns);
     row(kind, body, shape, &mut out);
     out.extend_from_slice(b"]}");
     out
@@ -107,7 +113,7 @@ fn table(kind: &Kind, body: &[u8], metadata: &Value, shape: Shape, with_columns:
 pub(crate) fn one(kind: &Kind, body: &Bytes, shape: Shape) -> Bytes {
     match shape.form {
         Form::Whole => body.clone(),
-        Form::Metadata => partial(body).into(),
+        Form::Metadata => partial(body, shape).into(),
         Form::Table => {
             let revision = serde_json::from_slice::<Value>(body)
                 .ok()
@@ -132,8 +138,8 @@ pub(crate) struct Pieces {
 /// A list in the wanted form. `metadata` is that of the list.
 pub(crate) fn many(kind: &Arc<Kind>, objects: Vec<Arc<Object>>, metadata: &Value, shape: Shape) -> Pieces {
     let head = match shape.form {
-        Form::Table => table_head(kind, metadata, true),
-        Form::Metadata => list_head("PartialObjectMetadata", "meta.k8s.io/v1", metadata),
+        Form::Table => table_head(kind, metadata, shape, true),
+        Form::Metadata => list_head("PartialObjectMetadata", shape.meta.api_version(), metadata),
         Form::Whole => list_head(&kind.kind, &kind.api_version(), metadata),
     };
     Pieces {
@@ -176,7 +182,7 @@ impl Iterator for Pieces {
             }
             match self.shape.form {
                 Form::Table => row(&self.kind, &object.body(), self.shape, &mut out),
-                Form::Metadata => out.extend_from_slice(&partial(&object.body())),
+                Form::Metadata => out.extend_from_slice(&partial(&object.body(), self.shape)),
                 Form::Whole => object.write(&mut out),
             }
         }
@@ -188,7 +194,7 @@ impl Iterator for Pieces {
 pub(crate) fn event(kind: &Kind, object: &Object, shape: Shape, with_columns: bool, out: &mut Vec<u8>) {
     match shape.form {
         Form::Whole => object.write(out),
-        Form::Metadata => out.extend_from_slice(&partial(&object.body())),
+        Form::Metadata => out.extend_from_slice(&partial(&object.body(), shape)),
         Form::Table => out.extend_from_slice(&table(kind, &object.body(), &json!({}), shape, with_columns)),
     }
 }
@@ -204,9 +210,16 @@ mod tests {
         let body = Bytes::from_static(
             br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"resourceVersion":"9","name":"a"},"data":{"k":"v"}}"#,
         );
-        let shape = Shape { form: Form::Table, include: IncludeObject::Metadata, now: Timestamp::UNIX_EPOCH };
+        let meta = MetaVersion::V1Beta1;
+        let include = IncludeObject::Metadata;
+        let shape = Shape { form: Form::Table, meta, include, now: Timestamp::UNIX_EPOCH };
         let value: Value = serde_json::from_slice(&one(&kind, &body, shape)).unwrap();
         assert_eq!(value["columnDefinitions"].as_array().unwrap().len(), kind.columns.len());
+        let version = "meta.k8s.io/v1beta1";
+        assert_eq!(
+            (&value["apiVersion"], &value["rows"][0]["object"]["apiVersion"]),
+            (&json!(version), &json!(version))
+        );
         assert_eq!(value["rows"][0]["cells"][0], "a");
         assert_eq!(value["rows"][0]["object"]["kind"], "PartialObjectMetadata");
         assert_eq!(value["rows"][0]["object"]["metadata"]["name"], "a");
@@ -219,7 +232,8 @@ mod tests {
     fn the_row_of_a_pod_that_is_over_says_so() {
         let kind = kinds::find("", "v1", "pods").unwrap();
         let body = Bytes::from_static(br#"{"metadata":{"name":"a"},"status":{"phase":"Failed"}}"#);
-        let shape = Shape { form: Form::Table, include: IncludeObject::None, now: Timestamp::UNIX_EPOCH };
+        let (meta, include) = (MetaVersion::V1, IncludeObject::None);
+        let shape = Shape { form: Form::Table, meta, include, now: Timestamp::UNIX_EPOCH };
         let value: Value = serde_json::from_slice(&one(&kind, &body, shape)).unwrap();
         let want = json!([{"type": "Completed", "status": "True", "reason": "Failed", "message": "The pod failed."}]);
         assert_eq!(value["rows"][0]["conditions"], want);

@@ -310,18 +310,19 @@ impl Watcher {
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
+        let meta = self.shape.meta.api_version();
         let object = match self.shape.form {
             crate::request::Form::Whole => {
                 json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
             }
             crate::request::Form::Metadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+                json!({"kind": "PartialObjectMetadata", "apiVersion": meta, "metadata": metadata})
             }
             crate::request::Form::Table => json!({
-                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
+                "kind": "Table", "apiVersion": meta, "columnDefinitions": null,
                 "metadata": {"resourceVersion": revision.to_string()},
                 "rows": [{"cells": [], "object": {
-                    "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                    "kind": "PartialObjectMetadata", "apiVersion": meta, "metadata": metadata,
                 }}],
             }),
         };

@@ -16,10 +16,30 @@ pub(crate) enum Form {
     Metadata,
 }
 
+/// The version of `Table` and `PartialObjectMetadata`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum MetaVersion {
+    #[default]
+    V1,
+    V1Beta1,
+}
+
+impl MetaVersion {
+    /// As `apiVersion`.
+    pub(crate) fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
+}
+
 /// The representation of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Negotiated {
     pub form: Form,
+    /// In which version of meta.k8s.io the form is, where it is not [`Form::Whole`].
+    pub meta: MetaVersion,
     pub yaml: bool,
     /// Kubernetes' protobuf: whole objects and lists, and their metadata, but no tables and no watches.
     pub protobuf: bool,
@@ -67,32 +87,48 @@ pub(crate) fn accept(headers: &HeaderMap) -> &str {
     headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*")
 }
 
-fn form(range: &Range<'_>) -> Option<Form> {
-    let Some(wanted) = range.parameter("as") else { return Some(Form::Whole) };
-    let ours = range.parameter("g") == Some("meta.k8s.io") && range.parameter("v") == Some("v1");
-    match wanted {
-        "Table" if ours => Some(Form::Table),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" if ours => Some(Form::Metadata),
-        _ => None,
-    }
+fn form(range: &Range<'_>) -> Option<(Form, MetaVersion)> {
+    let Some(wanted) = range.parameter("as") else { return Some((Form::Whole, MetaVersion::V1)) };
+    let version = match range.parameter("v") {
+        Some("v1") => MetaVersion::V1,
+        Some("v1beta1") => MetaVersion::V1Beta1,
+        _ => return None,
+    };
+    let form = match wanted {
+        "Table" => Form::Table,
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata,
+        _ => return None,
+    };
+    (range.parameter("g") == Some("meta.k8s.io")).then_some((form, version))
+}
+
+/// As [`negotiate`], for answers that are no objects with metadata and have no other form than their own.
+pub(crate) fn negotiate_whole(headers: &HeaderMap, pretty: bool) -> Result<Negotiated, Status> {
+    choose(headers, pretty, |form| form == Form::Whole)
 }
 
 /// The best representation that both sides know, or 406.
 pub(crate) fn negotiate(headers: &HeaderMap, pretty: bool) -> Result<Negotiated, Status> {
+    choose(headers, pretty, |_| true)
+}
+
+fn choose(headers: &HeaderMap, pretty: bool, has: impl Fn(Form) -> bool) -> Result<Negotiated, Status> {
     let gzip = headers
         .get(header::ACCEPT_ENCODING)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip"));
     let accept = accept(headers);
-    let json = Negotiated { form: Form::Whole, yaml: false, protobuf: false, pretty, gzip };
+    let json =
+        Negotiated { form: Form::Whole, meta: MetaVersion::V1, yaml: false, protobuf: false, pretty, gzip };
     let mut last = None;
     for range in ranges(accept) {
-        let Some(form) = form(&range) else { continue };
+        let Some((form, meta)) = form(&range).filter(|(form, _)| has(*form)) else { continue };
+        let json = Negotiated { form, meta, ..json };
         match range.media {
-            "application/json" | "application/*" | "*/*" => return Ok(Negotiated { form, ..json }),
-            "application/yaml" => return Ok(Negotiated { form, yaml: true, ..json }),
+            "application/json" | "application/*" | "*/*" => return Ok(json),
+            "application/yaml" => return Ok(Negotiated { yaml: true, ..json }),
             MEDIA_TYPE if form != Form::Table => {
-                last.get_or_insert(Negotiated { form, protobuf: true, ..json });
+                last.get_or_insert(Negotiated { protobuf: true, ..json });
             }
             _ => {}
         }
@@ -130,6 +166,8 @@ mod tests {
                 Ok((Form::Table, false)),
             ),
             ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Ok((Form::Metadata, false))),
+            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io", Ok((Form::Table, false))),
+            ("application/json;as=Table;v=v2;g=meta.k8s.io", Err(406)),
             ("application/json;as=Other;g=x;v=v1,application/json;q=0.5", Ok((Form::Whole, false))),
             ("application/json;q=0.1,application/yaml;q=0.9", Ok((Form::Whole, true))),
         ];
