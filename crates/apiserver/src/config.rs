@@ -1,6 +1,6 @@
 //! What an API server is started with.
 
-use crate::registry::Clock;
+use crate::{audit::AuditConfig, registry::Clock};
 use ipnet::IpNet;
 use orlop_api::{Kind, kinds};
 use orlop_pki::ServiceAccountKey;
@@ -73,6 +73,8 @@ pub struct Config {
     pub event_ttl: Duration,
     /// How much is done at the same time.
     pub limits: Limits,
+    /// What is noted of requests, and where; nothing without it.
+    pub audit: Option<AuditConfig>,
     /// The time.
     pub clock: Clock,
 }
@@ -92,6 +94,7 @@ impl Config {
             node_tls: None,
             event_ttl: Duration::from_secs(3600),
             limits: Limits::default(),
+            audit: None,
             clock: Arc::new(jiff::Timestamp::now),
         }
     }

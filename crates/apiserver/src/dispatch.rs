@@ -2,7 +2,7 @@
 
 use crate::{
     ApiServer,
-    admission::subresource,
+    admission::{notes, subresource},
     hooks::bindings,
     identity::reviews,
     pipeline::Admitted,
@@ -54,6 +54,7 @@ impl ApiServer {
         let resource = self.registry.resource(&target)?;
         let mut answer = self.resource(&resource, target, request).await?;
         if let Some(warning) = &resource.warning {
+            notes::annotate("k8s.io/deprecated", "true");
             response::warn(&mut answer, warning);
         }
         Ok(answer)

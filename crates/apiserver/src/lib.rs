@@ -4,6 +4,7 @@
 //! and [`ApiServer::serve`] those who come over TLS. All of them get the same API.
 
 mod admission;
+pub mod audit;
 mod cache;
 mod config;
 mod custom;

@@ -86,6 +86,26 @@ impl Levels {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Plugin {
+    plugin: &'static str,
+}
+
+/// Counts lines of the audit log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AuditCounters {
+    /// Handed over to be written.
+    pub events: Counter,
+    errors: Family<Plugin, Counter>,
+}
+
+impl AuditCounters {
+    /// A line was dropped, or could not be written.
+    pub(crate) fn lost(&self) {
+        self.errors.get_or_create(&Plugin { plugin: "log" }).inc();
+    }
+}
+
 type Durations = Family<Label, Histogram, fn() -> Histogram>;
 
 pub(crate) struct Metrics {
@@ -100,6 +120,7 @@ pub(crate) struct Metrics {
     store_bytes: Gauge,
     resident: Gauge,
     cpu: Gauge<f64, AtomicU64>,
+    pub(crate) audit: AuditCounters,
 }
 
 /// A stream that is open as long as this lives.
@@ -129,6 +150,7 @@ impl Metrics {
             store_bytes: Gauge::default(),
             resident: Gauge::default(),
             cpu: Gauge::default(),
+            audit: AuditCounters::default(),
             prometheus: Prometheus::default(),
         };
         prometheus.register("apiserver_request", "Requests answered", metrics.requests.clone());
@@ -153,6 +175,12 @@ impl Metrics {
             metrics.resident.clone(),
         );
         prometheus.register("process_cpu_seconds", "Processor time of the process", metrics.cpu.clone());
+        prometheus.register("apiserver_audit_event", "Lines of the audit log", metrics.audit.events.clone());
+        prometheus.register(
+            "apiserver_audit_error",
+            "Lines of the audit log that were lost",
+            metrics.audit.errors.clone(),
+        );
         Self { prometheus, ..metrics }
     }
 

@@ -4,6 +4,7 @@
 use crate::{
     ApiServer, Identity,
     admission::notes,
+    audit::{self, Ended, Record},
     flow_control::Asked,
     identity::{Attributes, Authorizer, Decision, authorize, impersonate::Wanted},
     request::{Query, RequestInfo, Verb, body},
@@ -13,7 +14,14 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{Method, request::Parts};
 use orlop_api::{NameRule, Status};
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use parking_lot::Mutex;
+use std::{
+    any::Any,
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 /// Who is at the other end.
 #[derive(Clone)]
@@ -24,6 +32,31 @@ pub(crate) enum Peer {
     Certificate(Arc<Identity>),
     /// Somebody without a certificate.
     Stranger,
+}
+
+/// Among an answer's extensions: a place for what must live as long as the connection that this answer turns over.
+#[derive(Clone, Default)]
+pub(crate) struct Held(Arc<Mutex<Vec<Box<dyn Send>>>>);
+
+impl Held {
+    /// Keeps `what` until the connection has ended.
+    pub(crate) fn put(&self, what: impl Send + 'static) {
+        self.0.lock().push(Box::new(what));
+    }
+}
+
+/// How a request is followed on its way: by its name, and where it is noted.
+struct Trail {
+    id: Arc<str>,
+    record: OnceLock<Arc<Record>>,
+    /// The other end of the connection.
+    from: Option<IpAddr>,
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 /// A request that has been let in.
@@ -85,8 +118,13 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 impl ApiServer {
-    /// Answers a request, whatever happens.
-    pub(crate) async fn respond<B>(self: &Arc<Self>, request: http::Request<B>, peer: Peer) -> Response
+    /// Answers a request, whatever happens. `from` is the other end of its connection.
+    pub(crate) async fn respond<B>(
+        self: &Arc<Self>,
+        request: http::Request<B>,
+        peer: Peer,
+        from: Option<IpAddr>,
+    ) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -97,7 +135,8 @@ impl ApiServer {
         let long = is_long(&info);
         let label = self.metrics.label(&info);
         let head = parts.method == Method::HEAD;
-        let work = Box::pin(self.admit_and_work(parts, body, info, peer));
+        let trail = Trail { id: audit::id(&parts.headers), record: OnceLock::new(), from };
+        let work = Box::pin(self.admit_and_work(parts, body, info, peer, &trail));
         let guarded = AssertUnwindSafe(work).catch_unwind();
         let (outcome, notes) = notes::collect(async {
             if long {
@@ -107,11 +146,13 @@ impl ApiServer {
             }
         })
         .await;
+        let mut ended = Ended::Answered;
         let mut response = match outcome {
             Ok(Ok(Ok(response))) => response,
             Ok(Ok(Err(status))) => response::status(&status),
-            Ok(Err(_panic)) => {
+            Ok(Err(panic)) => {
                 tracing::error!(?label, "a request panicked");
+                ended = Ended::Panicked(panic_text(&*panic));
                 response::status(&Status::internal("the request could not be handled"))
             }
             Err(_elapsed) => {
@@ -120,6 +161,10 @@ impl ApiServer {
         };
         for warning in &notes.warnings {
             response::warn(&mut response, warning);
+        }
+        audit::name_request(&mut response, &trail.id);
+        if let (Some(auditor), Some(record)) = (&self.auditor, trail.record.get()) {
+            auditor.finish(record, &mut response, (ended, long), notes.annotations).await;
         }
         if head {
             *response.body_mut() = Body::from(Bytes::new());
@@ -138,15 +183,24 @@ impl ApiServer {
         body: B,
         info: RequestInfo,
         peer: Peer,
+        trail: &Trail,
     ) -> Result<Response, Status>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let who = self.authenticator.identify(&peer, &parts.headers)?;
-        let who = self.impersonated(who, &parts)?;
+        let identified = self.authenticator.identify(&peer, &parts.headers);
+        let record = match &self.auditor {
+            Some(auditor) => {
+                let who = identified.as_ref().ok();
+                auditor.begin(&trail.id, who, (&info, &parts, trail.from)).await
+            }
+            None => None,
+        };
+        let record = record.map(|record| &**trail.record.get_or_init(|| record));
+        let who = self.impersonated(identified?, &parts, record)?;
         if is_long(&info) && info.verb != Verb::Watch {
-            return self.permit_and_work(who, parts, body, info).await;
+            return self.permit_and_work(who, parts, body, info, record).await;
         }
         let (mark, seat) = {
             let verb = if info.target.is_some() { info.verb.name() } else { method_name(&parts.method) };
@@ -154,7 +208,7 @@ impl ApiServer {
             self.flow_control.enter(&asked).await
         };
         let outcome = match seat {
-            Ok(seat) => self.permit_and_work(who, parts, body, info).await.map(|mut response| {
+            Ok(seat) => self.permit_and_work(who, parts, body, info, record).await.map(|mut response| {
                 // What is made while it is sent is work too; a stream has only begun.
                 if response.body().has_pieces() {
                     response.body_mut().hold(seat);
@@ -176,18 +230,28 @@ impl ApiServer {
         parts: Parts,
         body: B,
         info: RequestInfo,
+        record: Option<&Record>,
     ) -> Result<Response, Status>
     where
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.authorize(&who, &info, &parts)?;
+        self.authorize(&who, &info, &parts, record)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let body = body::read(body).await?;
+        if let Some(record) = record {
+            record.sent(&parts.headers, &body);
+        }
         self.dispatch(Admitted { who, info, query, parts, body }).await
     }
 
-    fn authorize(&self, who: &Identity, info: &RequestInfo, parts: &Parts) -> Result<(), Status> {
+    fn authorize(
+        &self,
+        who: &Identity,
+        info: &RequestInfo,
+        parts: &Parts,
+        record: Option<&Record>,
+    ) -> Result<(), Status> {
         let method;
         let fields = pinned_fields(info, parts.uri.query().unwrap_or_default());
         let attributes = match &info.target {
@@ -206,7 +270,17 @@ impl ApiServer {
                 Attributes { verb: &method, path: parts.uri.path(), ..Attributes::default() }
             }
         };
-        self.permit(who, &attributes)?;
+        match (self.authorization.decide(who, &attributes), record) {
+            (Decision::Allow(_), None) => {}
+            (Decision::Allow(why), Some(record)) => record.authorized("allow", why.to_string()),
+            (Decision::NoOpinion(reason), record) => {
+                let status = authorize::forbidden(who, &attributes, &reason);
+                if let Some(record) = record {
+                    record.authorized("forbid", reason);
+                }
+                return Err(status);
+            }
+        }
         // A WebSocket is opened by a GET, but what comes over it is no reading.
         if attributes.verb == "get"
             && attributes.resource == "pods"
@@ -239,13 +313,22 @@ impl ApiServer {
     }
 
     /// The identity that the client wants to act as (`Impersonate-User` and the like), if it may.
-    fn impersonated(&self, who: Arc<Identity>, parts: &Parts) -> Result<Arc<Identity>, Status> {
+    fn impersonated(
+        &self,
+        who: Arc<Identity>,
+        parts: &Parts,
+        record: Option<&Record>,
+    ) -> Result<Arc<Identity>, Status> {
         let Some(wanted) = Wanted::read(&parts.headers)? else { return Ok(who) };
         for right in wanted.rights() {
             if let Decision::NoOpinion(reason) = self.authorization.decide(&who, &right) {
                 return Err(authorize::forbidden(&who, &right, &reason));
             }
         }
-        Ok(Arc::new(wanted.identity()))
+        let wanted = Arc::new(wanted.identity());
+        if let Some(record) = record {
+            record.impersonates(&wanted);
+        }
+        Ok(wanted)
     }
 }

@@ -50,6 +50,14 @@ impl Body {
         matches!(self.inner, Inner::Pieces(_))
     }
 
+    /// All of it, if it is here already.
+    pub(crate) fn whole(&self) -> Option<&Bytes> {
+        match &self.inner {
+            Inner::Full(bytes) => bytes.as_ref(),
+            Inner::Pieces(_) | Inner::Stream(_) => None,
+        }
+    }
+
     /// Whether it has no end of its own.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.inner, Inner::Stream(_))

@@ -59,6 +59,9 @@ impl ApiServer {
         if tokio::time::timeout(DRAIN, released.recv()).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
+        if let Some(auditor) = &self.auditor {
+            auditor.flush().await;
+        }
         Ok(())
     }
 
@@ -78,9 +81,10 @@ impl ApiServer {
             }
             None => Peer::Stranger,
         };
+        let from = stream.get_ref().0.peer_addr().ok().map(|address| address.ip());
         let service = service_fn(move |request| {
             let (server, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(server.respond(request, peer).await) }
+            async move { Ok::<_, Infallible>(server.respond(request, peer, from).await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));

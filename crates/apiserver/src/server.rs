@@ -2,6 +2,7 @@
 
 use crate::{
     Config, Error, Identity, InProcess,
+    audit::Auditor,
     cache::Caches,
     custom,
     discovery::Discovery,
@@ -55,6 +56,7 @@ pub struct ApiServer {
     pub(crate) authorization: Arc<Authorization>,
     pub(crate) flow_control: FlowControl,
     pub(crate) metrics: Metrics,
+    pub(crate) auditor: Option<Arc<Auditor>>,
     /// Ends watches and background tasks.
     pub(crate) stop: CancellationToken,
     /// Ends the task that feeds the caches: later than all else, for writes wait for it.
@@ -93,13 +95,16 @@ impl ApiServer {
         let registry = Arc::new(Registry::new(config.store.clone(), caches, config.clock.clone(), resources));
         registry.admission.ask(authorization.clone());
         let authenticator = Authenticator::new(&config, registry.clone());
+        let metrics = Metrics::new();
+        let auditor = Auditor::open(&config, metrics.audit.clone())?;
         let server = Arc::new(Self {
             documents: ArcSwap::from_pointee(Documents::new(&registry, &config)),
             authenticator,
             authorization,
             // Who waits longer than this would hardly be done in time.
             flow_control: FlowControl::new(config.limits.concurrency, config.limits.timeout / 4),
-            metrics: Metrics::new(),
+            metrics,
+            auditor,
             registry,
             stop,
             halt,

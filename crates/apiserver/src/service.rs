@@ -5,9 +5,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::{
     convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     task::{Context, Poll},
 };
+
+/// Where requests of the same process come from.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A `tower::Service` that serves the API to one identity.
 #[derive(Clone)]
@@ -37,6 +41,6 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let (server, who) = (self.server.clone(), self.who.clone());
-        Box::pin(async move { Ok(server.respond(request, Peer::InProcess(who)).await) })
+        Box::pin(async move { Ok(server.respond(request, Peer::InProcess(who), Some(HERE)).await) })
     }
 }

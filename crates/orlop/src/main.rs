@@ -1,6 +1,7 @@
 //! One binary that turns Linux machines into a Kubernetes-compatible cluster: arguments, configuration, and the wiring of roles.
 
 mod address;
+mod audit;
 mod identity;
 mod layout;
 mod lock;

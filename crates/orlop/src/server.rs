@@ -3,6 +3,7 @@
 
 use crate::{
     Error, address,
+    audit::AuditArguments,
     identity::{Identities, Names},
     layout::Layout,
     lock,
@@ -11,7 +12,7 @@ use crate::{
 };
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
-use orlop_apiserver::{ApiServer, Identity, identity::CONTROLLERS};
+use orlop_apiserver::{ApiServer, Identity, audit::AuditConfig, identity::CONTROLLERS};
 use orlop_dns::{DnsConfig, DnsIndex, DnsServer, Upstreams};
 use orlop_network::{Network, NetworkConfig};
 use orlop_node::{Agent, NodeConfig, services};
@@ -75,6 +76,8 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "REGISTRY")]
     insecure_registry: Vec<String>,
     #[command(flatten)]
+    audit: AuditArguments,
+    #[command(flatten)]
     log: LogArguments,
 }
 
@@ -96,10 +99,12 @@ struct Plan {
     pod_range: Ipv4Net,
     service_address: Ipv4Addr,
     dns_address: Ipv4Addr,
+    audit: Option<AuditConfig>,
 }
 
 impl Plan {
     fn new(arguments: &ServerArguments) -> Result<Self, Error> {
+        let audit = arguments.audit.read()?;
         let layout = Layout::create(&arguments.data_dir)?;
         let node = arguments.node_name.clone().map_or_else(address::host_name, Ok)?;
         let fits = |range: Ipv4Net, what: &str, longest: u8| {
@@ -122,7 +127,8 @@ impl Plan {
         let nth = |n: u32| Ipv4Addr::from(u32::from(services.network()) + n);
         let gateway = Ipv4Addr::from(u32::from(pod_range.network()) + 1);
         let node_address = arguments.node_ip.or_else(address::of_this_machine).unwrap_or(gateway.into());
-        Ok(Self { layout, node, node_address, pod_range, service_address: nth(1), dns_address: nth(10) })
+        let (service_address, dns_address) = (nth(1), nth(10));
+        Ok(Self { layout, node, node_address, pod_range, service_address, dns_address, audit })
     }
 }
 
@@ -265,6 +271,7 @@ async fn start_api(
     config.tokens = Some(identities.service_accounts.clone());
     config.issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
     config.node_tls = Some(node_tls);
+    config.audit.clone_from(&plan.audit);
     ApiServer::start(config).await.map_err(Error::at("starting the API server"))
 }
 

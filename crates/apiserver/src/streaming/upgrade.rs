@@ -2,6 +2,7 @@
 //! and once the node agrees, bytes are copied both ways.
 
 use crate::{
+    pipeline::Held,
     response::{self, Response},
     streaming::node::Nodes,
 };
@@ -64,7 +65,10 @@ pub(super) async fn forward(
     for (name, value) in answer.headers().iter().filter(|(name, _)| passes(name)) {
         response.headers_mut().append(name, value.clone());
     }
+    let held = Held::default();
+    response.extensions_mut().insert(held.clone());
     tokio::spawn(async move {
+        let _held = held;
         let (client, upstream) = match tokio::try_join!(client, upstream) {
             Ok(both) => both,
             Err(error) => {

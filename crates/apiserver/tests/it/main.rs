@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod audit;
 mod certificates;
 mod custom;
 mod devices;
