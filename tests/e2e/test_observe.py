@@ -1,4 +1,4 @@
-"""What a cluster tells of itself: the audit log."""
+"""What a cluster tells of itself: the audit log, what nodes and pods use."""
 
 import json
 import subprocess
@@ -49,8 +49,8 @@ def test_the_audit_log_says_who_did_what_as_its_policy_wants(own_cluster, tmp_pa
     own_cluster.import_image(own_cluster.archive)
     own_cluster.apply(pod("p", "sleep", "60"), "default")
     eventually(lambda: own_cluster.run("exec", "p", "--", "true").returncode == 0, what="an exec")
-    stages = eventually(lambda: [e["stage"] for e in lines() if e["objectRef"].get("subresource") == "exec"][-2:])
-    assert stages == ["ResponseStarted", "ResponseComplete"]
+    stages = lambda: [e["stage"] for e in lines() if e["objectRef"].get("subresource") == "exec"][-2:]
+    eventually(lambda: stages() == ["ResponseStarted", "ResponseComplete"], what="the lines about the exec")
     assert "apiserver_audit_event_total" in own_cluster.raw("/metrics")
 
 
@@ -65,3 +65,46 @@ def test_a_bad_audit_policy_is_refused_at_the_start_with_its_field(tmp_path):
     assert result.returncode != 0
     assert 'rules[0].level: Unsupported value: "Everything"' in result.stderr
     assert not (tmp_path / "data" / "store").exists()
+
+
+BUSY = ["sh", "-c", "while :; do :; done"]
+
+
+def test_kubectl_top_shows_what_nodes_and_containers_use(cluster, ns):
+    busy = pod("busy", *BUSY, spec={"containers": [
+        {"name": "spins", "image": "e2e.test/busybox:1", "command": BUSY, "resources": {"limits": {"cpu": "200m"}}},
+        {"name": "sleeps", "image": "e2e.test/busybox:1", "command": ["sleep", "600"]},
+    ]})
+    ns.apply(busy, pod("idle", "sleep", "600"))
+    ns.wait_ready("busy")
+    ns.wait_ready("idle")
+
+    def rows(*arguments):
+        return [line.split() for line in ns.kubectl("top", *arguments, "--no-headers").splitlines()]
+
+    def measured():
+        found = {row[1]: row for row in rows("pod", "busy", "--containers")}
+        return found if int(found["spins"][2].removesuffix("m")) >= 20 else None
+
+    containers = eventually(measured, what="the rate of a busy container")
+    assert containers["sleeps"][2] in ("0m", "1m") and containers["sleeps"][3].endswith("Mi")
+    by_cpu = [row[0] for row in rows("pod", "--sort-by=cpu")]
+    assert by_cpu == ["busy", "idle"]
+    assert [row[0] for row in rows("pod", "-l", "app=idle")] == ["idle"]
+    node, = rows("node", "--sort-by=memory")
+    assert node[0] == cluster.node and node[1].endswith("m") and node[2].endswith("%") and node[3].endswith("Mi")
+
+    metrics = json.loads(cluster.raw(f"/apis/metrics.k8s.io/v1beta1/namespaces/{ns.name}/pods/busy"))
+    assert metrics["kind"] == "PodMetrics" and metrics["metadata"]["labels"] == {"app": "busy"}
+    assert metrics["window"].endswith("s") and metrics["containers"][0]["usage"]["cpu"].endswith("n")
+    table = ns.kubectl("get", "pods.metrics.k8s.io").splitlines()
+    assert table[0].split() == ["NAME", "CPU", "MEMORY", "WINDOW"] and len(table) == 3
+    assert 'pods.metrics.k8s.io "' in ns.refused("get", "pods.metrics.k8s.io", "missing")
+    scraped = cluster.raw(f"/api/v1/nodes/{cluster.node}/proxy/metrics/resource")
+    assert f'container_cpu_usage_seconds_total{{container="spins",namespace="{ns.name}",pod="busy"}}' in scraped
+
+
+def test_who_may_view_a_namespace_may_see_what_its_pods_use(ns):
+    ns.kubectl("create", "rolebinding", "jane", "--clusterrole=view", "--user=jane")
+    assert ns.kubectl("auth", "can-i", "list", "pods.metrics.k8s.io", "--as=jane").strip() == "yes"
+    assert "cannot list resource" in ns.refused("top", "node", "--as=jane")

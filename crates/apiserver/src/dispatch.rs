@@ -15,6 +15,7 @@ use crate::{
         table::{self, IncludeObject, Shape},
     },
     request::{DeleteOptions, ListOptions, Negotiated, Query, Target, Verb, WriteOptions, body, negotiate},
+    resource_metrics,
     response::{self, Body, Response},
 };
 use bytes::Bytes;
@@ -48,6 +49,9 @@ impl ApiServer {
         };
         if let Some(review) = reviews::find(&target) {
             return self.review(review, &request, &target);
+        }
+        if let Some(kind) = resource_metrics::find(&target) {
+            return self.resource_metrics(&kind, &target, &request).await;
         }
         let (verb, headers) = (request.info.verb, &request.parts.headers);
         let target = bindings::of_collection(&target, verb, headers, &request.body)?.unwrap_or(target);

@@ -18,6 +18,7 @@ mod metrics;
 mod pipeline;
 mod registry;
 mod request;
+mod resource_metrics;
 mod response;
 mod serve;
 mod server;

@@ -58,6 +58,14 @@ impl Body {
         }
     }
 
+    /// Makes all of it that can be made now.
+    pub(crate) fn gather(&mut self) {
+        if let Inner::Pieces(pieces) = &mut self.inner {
+            let whole = pieces.by_ref().collect::<Vec<_>>().concat();
+            self.inner = Inner::Full(Some(Bytes::from(whole)).filter(|b| !b.is_empty()));
+        }
+    }
+
     /// Whether it has no end of its own.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.inner, Inner::Stream(_))

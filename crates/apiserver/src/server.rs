@@ -19,6 +19,7 @@ use crate::{
     },
     metrics::Metrics,
     registry::{Registry, Resource},
+    resource_metrics::Sampler,
     streaming::Nodes,
 };
 use arc_swap::ArcSwap;
@@ -56,6 +57,8 @@ pub struct ApiServer {
     pub(crate) authorization: Arc<Authorization>,
     pub(crate) flow_control: FlowControl,
     pub(crate) metrics: Metrics,
+    /// What nodes use.
+    pub(crate) sampler: Sampler,
     pub(crate) auditor: Option<Arc<Auditor>>,
     /// Ends watches and background tasks.
     pub(crate) stop: CancellationToken,
@@ -85,8 +88,12 @@ impl ApiServer {
         caches.start(halt.clone()).await?;
         let service_address = allocations.first();
         let nodes = Arc::new(Nodes::new(config.node_tls.clone()));
-        let hooks =
-            hooks::Builder { config: &config, allocations, nodes, authorization: authorization.clone() };
+        let hooks = hooks::Builder {
+            config: &config,
+            allocations,
+            nodes: nodes.clone(),
+            authorization: authorization.clone(),
+        };
         let resources = config
             .kinds
             .iter()
@@ -104,6 +111,7 @@ impl ApiServer {
             // Who waits longer than this would hardly be done in time.
             flow_control: FlowControl::new(config.limits.concurrency, config.limits.timeout / 4),
             metrics,
+            sampler: Sampler::new(nodes, config.clock.clone()),
             auditor,
             registry,
             stop,

@@ -47,6 +47,7 @@ mod replica_set;
 mod replication_controller;
 mod resource_claim;
 mod resource_claim_template;
+pub mod resource_metrics;
 mod resource_quota;
 mod resource_slice;
 mod role;

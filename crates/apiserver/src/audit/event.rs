@@ -140,10 +140,13 @@ pub(super) struct Answer {
 
 impl Answer {
     /// What of an answer can matter to a line of this level.
-    pub(super) fn of(response: &Response, level: Level, facts: &Facts) -> Self {
+    pub(super) fn of(response: &mut Response, level: Level, facts: &Facts) -> Self {
         let code = response.status().as_u16();
         let is_shown = level == Level::RequestResponse && facts.reference.is_some();
         let part = facts.reference.as_ref().is_some_and(|r| !r.subresource.is_empty());
+        if is_shown {
+            response.body_mut().gather();
+        }
         // What fails, removes or does something is answered with a `Status`.
         let may_be_status = code >= 400 || facts.verb.starts_with("delete") || part;
         let content = response.body().whole().filter(|_| is_shown || may_be_status);

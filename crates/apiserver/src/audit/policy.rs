@@ -393,7 +393,8 @@ impl Reader {
                 self.complain(FieldError::invalid(path, url.clone(), why));
             }
         }
-        if !rule.paths.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
+        let of_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+        if of_resources && !rule.paths.is_empty() {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             self.complain(FieldError::invalid(path, rule.paths.clone(), why));
         }

@@ -8,6 +8,7 @@ use crate::{
     identity::reviews,
     registry::Resource,
     request::negotiate::{accept, ranges},
+    resource_metrics,
     response::{self, Response},
 };
 use bytes::Bytes;
@@ -53,6 +54,7 @@ impl Discovery {
             .flat_map(|r| describe(r))
             .chain([bindings::described()])
             .chain(reviews::described())
+            .chain(resource_metrics::described())
             .collect();
         let mut groups: Vec<(String, String)> = Vec::new();
         for d in &described {

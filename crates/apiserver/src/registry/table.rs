@@ -190,6 +190,27 @@ impl Iterator for Pieces {
     }
 }
 
+/// A list of objects that are kept nowhere, in the wanted form.
+pub(crate) fn list(kind: &Kind, bodies: &[Bytes], metadata: &Value, shape: Shape) -> Bytes {
+    let mut out = match shape.form {
+        Form::Table => table_head(kind, metadata, true),
+        Form::Metadata => list_head("PartialObjectMetadata", "meta.k8s.io/v1", metadata),
+        Form::Whole => list_head(&kind.kind, &kind.api_version(), metadata),
+    };
+    for (at, body) in bodies.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        match shape.form {
+            Form::Table => row(kind, body, shape, &mut out),
+            Form::Metadata => out.extend_from_slice(&partial(body)),
+            Form::Whole => out.extend_from_slice(body),
+        }
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}
+
 /// An object of a watch event in the wanted form, appended to `out`. A watch's columns are told once, in its first event.
 pub(crate) fn event(kind: &Kind, object: &Object, shape: Shape, with_columns: bool, out: &mut Vec<u8>) {
     match shape.form {

@@ -17,6 +17,7 @@ mod pod_parts;
 mod pods;
 mod protobuf;
 mod rbac;
+mod resource_metrics;
 mod services;
 mod support;
 mod tls;

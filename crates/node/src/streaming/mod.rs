@@ -6,6 +6,7 @@ mod logs;
 mod port_forward;
 mod remote_command;
 mod request;
+mod resource_metrics;
 mod response;
 mod server;
 mod spdy;

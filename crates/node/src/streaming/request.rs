@@ -7,6 +7,7 @@ use super::target::Target;
 pub enum Route {
     Healthz,
     Metrics,
+    ResourceMetrics,
     Pods,
     StatsSummary,
     ContainerLogs(Target),
@@ -34,6 +35,7 @@ impl Route {
         Some(match segments.as_slice() {
             ["healthz"] => Self::Healthz,
             ["metrics"] => Self::Metrics,
+            ["metrics", "resource"] => Self::ResourceMetrics,
             ["pods"] => Self::Pods,
             ["stats", "summary"] => Self::StatsSummary,
             ["containerLogs", ns, pod, container] => Self::ContainerLogs(target(ns, pod, None, container)),
@@ -51,7 +53,7 @@ impl Route {
     pub fn subresource(&self) -> &'static str {
         match self {
             Self::Healthz => "healthz",
-            Self::Metrics => "metrics",
+            Self::Metrics | Self::ResourceMetrics => "metrics",
             Self::Pods => "pods",
             Self::StatsSummary => "stats",
             _ => "proxy",

@@ -3,6 +3,7 @@
 use super::{
     logs, port_forward, remote_command,
     request::{Query, Route},
+    resource_metrics,
     response::{Body, Refusal, answer, text},
     stats,
     target::Pods,
@@ -144,6 +145,7 @@ async fn handle(context: Arc<Context>, caller: &Caller, request: Request<Incomin
             let text = context.pods.metrics();
             Ok(answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
+        Route::ResourceMetrics => Ok(resource_metrics::serve(&context).await),
         Route::Pods => Ok(pod_list(&context)),
         Route::StatsSummary => Ok(stats::summary(&context).await),
         Route::ContainerLogs(target) => logs::serve(&context, &target, &query),

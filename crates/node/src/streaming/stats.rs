@@ -8,6 +8,7 @@ use super::{
 use crate::PodHandle;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use orlop_runtime::Stats;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -60,24 +61,53 @@ pub async fn summary(context: &Context) -> Response<Body> {
     let mut pods = Vec::new();
     let mut seen = Vec::new();
     for pod in context.pods.pods() {
-        pods.push(pod_stats(context, &pod, &mut seen).await);
+        let used = readings(context, &pod).await;
+        pods.push(pod_stats(context, &pod, &used));
+        seen.extend(used.into_iter().map(|reading| reading.id));
     }
     context.rates.keep_only(&seen);
     let body = json!({ "node": node_stats(context), "pods": pods });
     answer(StatusCode::OK, "application/json", body.to_string())
 }
 
-async fn pod_stats(context: &Context, pod: &PodHandle, seen: &mut Vec<String>) -> Value {
-    let mut containers = Vec::new();
-    let mut total = Total::default();
+/// What a running container has used so far.
+pub(super) struct ContainerReading {
+    pub id: String,
+    pub name: String,
+    pub started: Option<Timestamp>,
+    pub stats: Stats,
+}
+
+/// Asks the runtime for the running containers of a pod.
+pub(super) async fn readings(context: &Context, pod: &PodHandle) -> Vec<ContainerReading> {
+    let mut readings = Vec::new();
     for (name, tries) in &pod.containers {
         let Some(running) = tries.last().filter(|t| t.running) else { continue };
         let Ok(stats) = context.pods.runtime().container_stats(&running.id).await else { continue };
-        seen.push(running.id.clone());
-        let rate = context.rates.take(&running.id, stats.at, stats.cpu_usage_ns);
-        total.add(&stats, rate);
+        let (id, started) = (running.id.clone(), started(&pod.pod, name));
+        readings.push(ContainerReading { id, name: name.clone(), started, stats });
+    }
+    readings
+}
+
+/// When a container began to run.
+fn started(pod: &Pod, container: &str) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let found = lists.into_iter().flatten().flatten().find(|s| s.name == container)?;
+    found.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|time| time.0)
+}
+
+fn pod_stats(context: &Context, pod: &PodHandle, used: &[ContainerReading]) -> Value {
+    let mut containers = Vec::new();
+    let mut total = Total::default();
+    for ContainerReading { id, name, started, stats } in used {
+        let rate = context.rates.take(id, stats.at, stats.cpu_usage_ns);
+        total.add(stats, rate);
         containers.push(json!({
             "name": name,
+            "startTime": started.map(|t| format!("{t:.0}")),
             "cpu": cpu(stats.at, stats.cpu_usage_ns, rate),
             "memory": memory(stats.at, stats.memory_usage, stats.memory_working_set),
         }));
@@ -118,7 +148,8 @@ impl Total {
 }
 
 fn time(at: i64) -> Option<String> {
-    Timestamp::from_nanosecond(i128::from(at)).ok().map(|t| format!("{t:.0}"))
+    // Two readings make a rate, so fractions of a second matter.
+    Timestamp::from_nanosecond(i128::from(at)).ok().map(|t| format!("{t:.6}"))
 }
 
 fn cpu(at: i64, used: u64, rate: Option<u64>) -> Value {
@@ -136,16 +167,24 @@ fn memory(at: i64, usage: u64, working_set: u64) -> Value {
 fn node_stats(context: &Context) -> Value {
     let mut node = json!({ "nodeName": context.pods.node_name() });
     let at = Timestamp::now().as_nanosecond() as i64;
-    if let Some(used) = std::fs::read_to_string("/proc/stat").ok().and_then(|text| node_cpu(&text)) {
+    if let Some(used) = processor_time() {
         node["cpu"] = cpu(at, used, context.rates.take(NODE, at, used));
     }
-    if let Some((total, free, available)) =
-        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| node_memory(&text))
-    {
+    if let Some((total, free, available)) = memory_of_node() {
         node["memory"] = memory(at, total.saturating_sub(free), total.saturating_sub(available));
         node["memory"]["availableBytes"] = available.into();
     }
     node
+}
+
+/// Nanoseconds of all processors in use so far.
+pub(super) fn processor_time() -> Option<u64> {
+    std::fs::read_to_string("/proc/stat").ok().and_then(|text| node_cpu(&text))
+}
+
+/// Total, free and available bytes of the machine.
+pub(super) fn memory_of_node() -> Option<(u64, u64, u64)> {
+    std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| node_memory(&text))
 }
 
 /// Nanoseconds of all processors in use, from `/proc/stat`: user, nice, system, irq, softirq and steal, which are counted in
