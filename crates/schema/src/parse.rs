@@ -11,6 +11,15 @@ use std::fmt;
 /// event wraps it in a few more.
 pub const MAX_DEPTH: usize = 100;
 
+/// How many levels a value nests: 0 where it is no list and no object.
+pub(crate) fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Why a body could not be read.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ParseError {

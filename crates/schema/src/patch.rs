@@ -1,12 +1,16 @@
 //! The three ways to patch an object that need no type or only its merge keys, with one error: JSON patch
 //! (RFC 6902), JSON merge patch (RFC 7386), and, in `strategic`, Kubernetes' own. Never decodes or stores an object.
 
+use crate::parse::{MAX_DEPTH, ParseError, depth};
 use json_patch::{PatchErrorKind, PatchOperation};
 use orlop_api::Status;
 use serde_json::Value;
 
 /// How many operations a JSON patch may have, as in Kubernetes.
 pub const MAX_OPERATIONS: usize = 10_000;
+
+/// How deep an object may become in the middle of a JSON patch: deeper ones would overflow the stack of whoever walks them.
+const MAX_DEPTH_BETWEEN: usize = 10 * MAX_DEPTH;
 
 /// How many bytes the `copy` operations of one JSON patch may add: the limit of a request body in Kubernetes.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
@@ -69,10 +73,19 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let operations: Vec<PatchOperation> = serde_json::from_value(patch.clone())
         .map_err(|e| PatchError::Malformed(format!("error decoding patch: {e}")))?;
     let mut patched = object.clone();
-    let mut copied = 0;
+    let (mut copied, mut deepest) = (0, depth(&patched));
     for operation in operations {
         if tests_absence(&operation, &patched) {
             continue;
+        }
+        deepest = deepest.max(reach(&operation, deepest));
+        if deepest > MAX_DEPTH_BETWEEN {
+            // That was the most it could be; now for what it is.
+            deepest = depth(&patched);
+            deepest = deepest.max(reach(&operation, deepest));
+        }
+        if deepest > MAX_DEPTH_BETWEEN {
+            return Err(too_deep());
         }
         if let PatchOperation::Copy(copy) = &operation
             && let Some(source) = patched.pointer(copy.from.as_str())
@@ -87,6 +100,9 @@ pub fn json_patch(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
         let operation = adds_if_missing(operation, &patched);
         json_patch::patch(&mut patched, std::slice::from_ref(&operation))
             .map_err(|e| told(&operation, &e.kind))?;
+    }
+    if deepest > MAX_DEPTH && depth(&patched) > MAX_DEPTH {
+        return Err(too_deep());
     }
     *object = patched;
     Ok(())
@@ -112,6 +128,23 @@ fn adds_if_missing(operation: PatchOperation, object: &Value) -> PatchOperation 
 /// and clients ask so whether an object has no finalizers yet.
 fn tests_absence(operation: &PatchOperation, object: &Value) -> bool {
     matches!(operation, PatchOperation::Test(test) if test.value.is_null() && is_missing_key(object, test.path.as_str()))
+}
+
+fn too_deep() -> PatchError {
+    PatchError::Malformed(ParseError::TooDeep.to_string())
+}
+
+/// How deep at most what an operation puts into an object reaches, where nothing in it is deeper than `deepest`.
+fn reach(operation: &PatchOperation, deepest: usize) -> usize {
+    let steps = |path: &str| path.bytes().filter(|b| *b == b'/').count();
+    let to = steps(operation.path().as_str());
+    match operation {
+        PatchOperation::Add(add) => to + depth(&add.value),
+        PatchOperation::Replace(replace) => to + depth(&replace.value),
+        PatchOperation::Copy(copy) => to + deepest.saturating_sub(steps(copy.from.as_str())),
+        PatchOperation::Move(moved) => to + deepest.saturating_sub(steps(moved.from.as_str())),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => 0,
+    }
 }
 
 fn told(operation: &PatchOperation, kind: &PatchErrorKind) -> PatchError {
@@ -173,6 +206,25 @@ mod tests {
     fn status(error: PatchError) -> (u16, String) {
         let status = Status::from(error);
         (status.code, status.message)
+    }
+
+    #[test]
+    fn copies_into_themselves_nest_no_deeper_than_a_body_may() {
+        let mut doubling = vec![json!({"op": "add", "path": "/a", "value": {"b": 1}})];
+        doubling.extend((0..18).map(|n| {
+            let into = format!("/a{}/c", "/c".repeat((1 << n) - 1));
+            json!({"op": "copy", "from": "/a", "path": into})
+        }));
+        let error = json_patch(&mut json!({}), &doubling.into()).unwrap_err();
+        assert_eq!(status(error), (400, "exceeded max depth of 100".to_string()));
+        let mut object = json!({"a": {"b": 1}});
+        let into = format!("/{}", vec!["x"; MAX_DEPTH].join("/"));
+        let mut nesting: Vec<Value> = (1..MAX_DEPTH)
+            .map(|n| json!({"op": "add", "path": format!("/{}", vec!["x"; n].join("/")), "value": {}}))
+            .collect();
+        json_patch(&mut object, &nesting.clone().into()).unwrap();
+        nesting.push(json!({"op": "move", "from": "/a", "path": into}));
+        assert_eq!(status(json_patch(&mut object, &nesting.into()).unwrap_err()).0, 400);
     }
 
     #[test]

@@ -104,7 +104,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     let Some(directive) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || malformed("invalid patch format of retainKeys");
     let Value::Array(keys) = directive else { return Err(bad()) };
-    let kept = |key: &String| keys.iter().any(|k| k == key);
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let kept = |key: &String| keys.contains(key.as_str());
     let unlisted = patch.iter().any(|(key, value)| {
         !(value.is_null() || key.starts_with(DELETE_FROM_LIST) || key.starts_with(ELEMENT_ORDER) || kept(key))
     });
@@ -287,5 +288,7 @@ fn without_directives(map: Object) -> Object {
         .collect()
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

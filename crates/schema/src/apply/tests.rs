@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 mod laws;
 mod managed;
+mod model;
 
 fn now(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()

@@ -219,7 +219,9 @@ fn value(ty: Type<'_>, payload: Payload<'_>, name: &str, depth: usize) -> Result
             if raw.is_empty() {
                 return Ok(None);
             }
-            serde_json::from_slice(raw).map(Some).map_err(|e| wrong(name, format!("not JSON: {e}")))
+            let value = serde_json::from_slice(raw).map_err(|e| wrong(name, format!("not JSON: {e}")))?;
+            // What is deeper could be stored, but not be read again.
+            if crate::parse::depth(&value) > depth { Err(Error::Depth) } else { Ok(Some(value)) }
         }
         Shape::Scalar(scalar) => single(scalar, payload, name),
         // Kubernetes has no list of lists and no list of maps.

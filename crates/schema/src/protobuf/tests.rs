@@ -8,6 +8,17 @@ fn round_trip(object: &Value) -> Value {
     decode(&bytes).unwrap_or_else(|e| panic!("{e}: {object}"))
 }
 
+#[test]
+fn json_inside_of_protobuf_nests_no_deeper_than_json_alone() {
+    let revision = |levels: usize| {
+        let data: Value = (0..levels).fold(json!({}), |inner, _| json!({ "a": inner }));
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "r"}, "data": data, "revision": 1})
+    };
+    assert_eq!(round_trip(&revision(50)), revision(50));
+    let bytes = encode(&revision(110)).expect("encoded");
+    assert_eq!(decode(&bytes).unwrap_err(), Error::Depth);
+}
+
 /// What kubectl 1.32 sends, and the JSON that says the same.
 #[test]
 fn what_kubectl_sends_means_what_its_json_would_say() {
