@@ -240,7 +240,13 @@ impl<'a> Checker<'a> {
         for (key, value, optional) in entries {
             let (k, v) = (self.check(key), self.check(value));
             total = total.saturating_add(k.cost).saturating_add(v.cost);
-            key_type = Some(self.together(key_type, key.at, k.ty()));
+            // A map or a list is no key, which evaluation tells. As part of a type it would double it at every level.
+            let k = if matches!(k.ty(), Type::Map(..) | Type::List(_) | Type::Optional(_)) {
+                &Type::Dyn
+            } else {
+                k.ty()
+            };
+            key_type = Some(self.together(key_type, key.at, k));
             let given = match v.ty() {
                 Type::Optional(inner) if *optional => (**inner).clone(),
                 given => given.clone(),

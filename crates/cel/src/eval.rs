@@ -8,6 +8,7 @@ use crate::{
     library::{self, operators},
     message::{self, Message},
     value::{Key, Value},
+    work,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -61,8 +62,15 @@ impl<'a> Machine<'a, '_> {
         }
     }
 
+    /// Takes from the work that may still be done.
+    fn work(&mut self, amount: u64) -> Result<(), EvalError> {
+        self.budget.work = self.budget.work.saturating_sub(amount);
+        if self.budget.work == 0 { Err(EvalError::Interrupted) } else { Ok(()) }
+    }
+
     fn turn(&mut self) -> Result<(), EvalError> {
         self.pay(cost::TURN)?;
+        self.work(1)?;
         self.turns += 1;
         if self.turns.is_multiple_of(CHECK_EVERY) && self.budget.interrupt.is_some_and(|stop| stop()) {
             return Err(EvalError::Interrupted);
@@ -175,12 +183,16 @@ impl<'a> Machine<'a, '_> {
         for arg in target.into_iter().chain(args) {
             values.push(self.eval(arg)?);
         }
+        self.work(work::of(function, &values, self.budget.work))?;
+        self.pay(work::growth(function, &values))?;
         let mut sizes = [1; 4];
         for (size, value) in sizes.iter_mut().zip(&values) {
             *size = value.size();
         }
         self.pay(cost::call(function, &sizes[..values.len().min(4)]))?;
-        library::call(function, &values).map_err(EvalError::Failed)
+        let out = library::call(function, &values).map_err(EvalError::Failed)?;
+        self.pay(work::parts(function, &out))?;
+        Ok(out)
     }
 
     /// `&&` and `||`: `decides` is the value that settles it, from whichever side.
@@ -201,24 +213,25 @@ impl<'a> Machine<'a, '_> {
 
     fn fold(&mut self, fold: &'a Fold) -> Outcome {
         let range = self.eval(&fold.range)?;
-        let pairs: Vec<(Value, Value)> = match &range {
-            Value::Map(map) => map.iter().map(|(k, v)| (key_value(k), v.clone())).collect(),
-            list => list
-                .entries()
-                .ok_or_else(no_overload)?
-                .iter()
-                .enumerate()
-                .map(|(at, v)| (Value::Int(at as i64), v.clone()))
-                .collect(),
-        };
-        let is_map = matches!(range, Value::Map(_));
         let depth = self.scope.len();
-        let out = self.turns(fold, pairs, is_map);
+        let out = match &range {
+            Value::Map(map) => self.turns(fold, map.iter().map(|(k, v)| (key_value(k), v.clone())), true),
+            list => {
+                let entries = list.entries().ok_or_else(no_overload)?;
+                let pairs = entries.iter().enumerate().map(|(at, v)| (Value::Int(at as i64), v.clone()));
+                self.turns(fold, pairs, false)
+            }
+        };
         self.scope.truncate(depth);
         out
     }
 
-    fn turns(&mut self, fold: &'a Fold, pairs: Vec<(Value, Value)>, is_map: bool) -> Outcome {
+    fn turns(
+        &mut self,
+        fold: &'a Fold,
+        pairs: impl Iterator<Item = (Value, Value)>,
+        is_map: bool,
+    ) -> Outcome {
         let depth = self.scope.len();
         let (mut list, mut map, mut found, mut error) = (Vec::new(), BTreeMap::new(), 0, None);
         for (key, value) in pairs {

@@ -35,6 +35,7 @@ mod message;
 mod parser;
 mod types;
 mod value;
+mod work;
 
 pub use decl::{Decl, FieldDecl, ListType, escape};
 pub use eval::EvalError;
@@ -106,6 +107,11 @@ impl fmt::Display for CompileError {
     }
 }
 
+/// So many errors of one expression are told, as in cel-go.
+const MOST_ERRORS: usize = 100;
+/// When so many bytes are told, the rest of the errors is only counted.
+const LONGEST_TEXT: usize = 64 << 10;
+
 impl CompileError {
     fn new(source: &str, errors: &[(usize, String)]) -> Self {
         let lines: Vec<&str> = source.split('\n').collect();
@@ -123,7 +129,19 @@ impl CompileError {
             let dots = ".".repeat(column);
             format!("ERROR: <input>:{}:{}: {message}\n | {line}\n | {dots}^", row + 1, column + 1)
         };
-        Self { text: errors.iter().map(show).collect::<Vec<_>>().join("\n") }
+        let (mut text, mut told) = (String::new(), 0);
+        for error in errors.iter().take(MOST_ERRORS) {
+            if text.len() > LONGEST_TEXT {
+                break;
+            }
+            let sep = if told == 0 { "" } else { "\n" };
+            text.push_str(&format!("{sep}{}", show(error)));
+            told += 1;
+        }
+        if told < errors.len() {
+            text.push_str(&format!("\n{} more errors were truncated", errors.len() - told));
+        }
+        Self { text }
     }
 }
 
@@ -141,6 +159,9 @@ pub struct Budget<'a> {
     pub remaining: u64,
     /// What a single one may cost.
     pub per_call: u64,
+    /// What is left of the work for all together: looks at values and their bytes, also those that cost nothing by
+    /// Kubernetes' prices. Bounds the time, where a price does not.
+    pub work: u64,
     /// Whether to stop, because time is over. Asked every so often.
     pub interrupt: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
@@ -148,7 +169,7 @@ pub struct Budget<'a> {
 impl Budget<'_> {
     /// So much in all, and so much for each.
     pub fn new(total: u64, per_call: u64) -> Self {
-        Self { remaining: total, per_call, interrupt: None }
+        Self { remaining: total, per_call, work: work::MOST, interrupt: None }
     }
 }
 

@@ -199,6 +199,107 @@ fn depth_is_bounded() {
     assert!(Program::compile(&env(), &deep).is_ok());
 }
 
+/// Evaluates with as much as all rules of an object may cost.
+fn limited(source: &str, this: &Json) -> Result<Value, EvalError> {
+    let env = Env::new().with("self", Decl::of(Type::Dyn));
+    let program = Program::compile(&env, source).unwrap_or_else(|e| panic!("{e}"));
+    // A tenth of the usual work, for this is not optimized.
+    let mut budget = Budget { work: 10_000_000, ..Budget::new(10_000_000, 1_000_000) };
+    program.eval(&[("self", Value::from_json(this))], &mut budget)
+}
+
+/// `[self, self]`, of that again two, and so on.
+fn doubled(times: usize, then: &str, of: &dyn Fn(&str) -> String) -> String {
+    (0..times)
+        .rev()
+        .fold(then.replace("last", &format!("x{times}")), |inner, n| {
+            format!("cel.bind(x{}, {}, {inner})", n + 1, of(&format!("x{n}")))
+        })
+        .replace("x0", "self")
+}
+
+#[test]
+fn what_shares_its_parts_is_not_looked_at_part_by_part_without_end() {
+    for then in ["last == last", "'%s'.format([last]) == ''", "last in [last]", "[last].indexOf(last) == 0"] {
+        let source = doubled(40, then, &|x| format!("[{x}, {x}]"));
+        assert!(limited(&source, &json!([1])).is_err(), "{then}");
+    }
+    let types = doubled(50, "size(last) == 1", &|x| format!("{{{x}: {x}}}"));
+    assert!(limited(&types, &json!("a")).is_err(), "a map is no key");
+    assert!(matches!(
+        limited(&doubled(5, "last == last", &|x| format!("[{x}, {x}]")), &json!([1])),
+        Ok(Value::Bool(true))
+    ));
+}
+
+#[test]
+fn texts_and_lists_that_grow_beyond_their_price_are_paid_for() {
+    let text = json!("a".repeat(200_000));
+    for source in [
+        "self.replace('a', self) == ''",
+        "[1, 2, 3, 4, 5].all(x, self.split('').map(c, self).join(self) == '')",
+        "'%s'.format([[[self, self, self, self, self, self, self, self], [self, self, self, self, self, self, self],
+            [self, self, self, self, self, self, self, self], [self, self, self, self, self, self, self, self],
+            [self, self, self, self, self, self, self, self], [self, self, self, self, self, self, self, self],
+            [self, self, self, self, self, self, self, self]]]) == ''",
+    ] {
+        assert_eq!(limited(source, &text).unwrap_err(), EvalError::CallCost, "{source}");
+    }
+    assert!(matches!(limited("'abc'.replace('b', 'xyz') == 'axyzc'", &text), Ok(Value::Bool(true))));
+}
+
+#[test]
+fn what_is_cheap_by_its_price_takes_no_longer_than_it_may() {
+    let list: Json = (0..6_000).map(|n| json!(format!("word number {n}"))).collect();
+    for source in [
+        "self.all(x, [1].exists(y, self == self))",
+        "self.all(x, !'aaaaaaaaaaaaaaaaaaaaaaa'.matches('(a|b){50}' + x))",
+        "self.all(x, self.lastIndexOf('') < 0)",
+    ] {
+        let error = limited(source, &list).unwrap_err();
+        assert!(matches!(error, EvalError::Interrupted | EvalError::CallCost), "{source}: {error}");
+    }
+    let found = limited("self.all(x, self.exists(y, true))", &json!((0..20_000).collect::<Vec<_>>()));
+    assert!(matches!(found, Ok(Value::Bool(true))), "{found:?}");
+}
+
+#[test]
+fn long_sets_are_compared_without_comparing_each_with_each() {
+    let decl = |list| Decl::list(Decl::of(Type::Dyn), 1_000_000, list);
+    for (list, of) in [
+        (ListType::Set, (|n: i64| json!(n)) as fn(i64) -> Json),
+        (ListType::Map(vec!["k".into()]), |n| json!({"k": n, "v": "w"})),
+    ] {
+        let decl = decl(list);
+        let env = Env::new().with("a", decl.clone()).with("b", decl.clone());
+        let program = Program::compile(&env, "a == b && (a + b).size() == a.size()").unwrap();
+        let forth: Json = (0..50_000).map(of).collect();
+        let back: Json = (0..50_000).rev().map(of).collect();
+        let vars = [("a", decl.value(&forth)), ("b", decl.value(&back))];
+        let out = program.eval(&vars, &mut Budget::new(10_000_000, 1_000_000));
+        assert!(matches!(out, Ok(Value::Bool(true))), "{out:?}");
+    }
+}
+
+#[test]
+fn of_very_many_errors_the_first_are_told_and_the_others_counted() {
+    let told = run(&format!("[{}]", "nope,".repeat(15_000))).unwrap_err();
+    assert!(told.len() < 400_000, "{}", told.len());
+    assert!(told.starts_with("ERROR: <input>:1:2: undeclared reference to 'nope'"));
+    assert!(told.ends_with("more errors were truncated"), "{}", &told[told.len() - 50..]);
+}
+
+#[test]
+fn places_in_texts_are_those_of_characters() {
+    for source in [
+        "'äöäö'.indexOf('ö') == 1 && 'äöäö'.indexOf('ö', 2) == 3 && 'äöä'.indexOf('x') == -1 && 'ä'.indexOf('', 1) == 1",
+        "'äöäö'.lastIndexOf('ö') == 3 && 'äöäö'.lastIndexOf('ö', 2) == 1 && 'äöäö'.lastIndexOf('öä', 1) == 1",
+        "'äöäö'.lastIndexOf('ä', 0) == 0 && 'äö'.lastIndexOf('') == 2 && 'äöä'.lastIndexOf('öä', 0) == -1",
+    ] {
+        assert!(matches!(run(source), Ok(Value::Bool(true))), "{source}: {:?}", run(source));
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(source in "[-a-c0-9.\\[\\]{}()'\"?:,+*/%!&|=<> \\\\nsef]{0,60}") {

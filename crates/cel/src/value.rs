@@ -4,7 +4,11 @@
 use crate::message::Message;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Number, Value as Json};
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What an `authorizer` variable asks when an expression calls `check(verb)`: given are what the expression said.
 pub trait Authorizer: Send + Sync {
@@ -317,8 +321,55 @@ fn number(n: &Number) -> Value {
     }
 }
 
+/// Whether both lists have the same entries, in whatever order.
 fn same_entries(a: &[Value], b: &[Value]) -> bool {
-    a.len() == b.len() && a.iter().all(|x| b.contains(x)) && b.iter().all(|x| a.contains(x))
+    if a.len() != b.len() {
+        return false;
+    }
+    let keys = |list: &[Value]| list.iter().map(Value::key).collect::<Option<BTreeSet<_>>>();
+    match (keys(a), keys(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.iter().all(|x| b.contains(x)) && b.iter().all(|x| a.contains(x)),
+    }
+}
+
+/// What an entry of a list of objects is known by, where it has only keys that can be compared at once.
+pub(crate) fn identity(entry: &Value, keys: &[String]) -> Option<Vec<Option<Key>>> {
+    let Value::Map(map) = entry else { return None };
+    let one = |name: &String| match map.get(&Key::String(name.as_str().into())) {
+        None => Some(None),
+        Some(value) => value.key().map(Some),
+    };
+    keys.iter().map(one).collect()
+}
+
+/// The entries of a list of objects by what they are known by, where that tells all of them apart.
+fn by_identity<'a>(keys: &[String], list: &'a [Value]) -> Option<BTreeMap<Vec<Option<Key>>, &'a Value>> {
+    let known: BTreeMap<_, _> =
+        list.iter().map(|e| Some((identity(e, keys)?, e))).collect::<Option<BTreeMap<_, _>>>()?;
+    (known.len() == list.len()).then_some(known)
+}
+
+/// As [`same_entries`], for lists of objects known by `keys`.
+fn same_objects(keys: &[String], a: &[Value], b: &[Value]) -> bool {
+    match (by_identity(keys, a), by_identity(keys, b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => same_entries(a, b),
+    }
+}
+
+/// How many pairs of entries are compared to find out whether two lists of the same length are equal where order does not
+/// count; 0 where entries are found without that.
+pub(crate) fn pairs(a: &Value, b: &Value) -> u64 {
+    let (Some(x), Some(y)) = (a.entries(), b.entries()) else { return 0 };
+    let found = match (a, b) {
+        (Value::Set(_), _) | (_, Value::Set(_)) => x.iter().chain(y).all(|e| e.key().is_some()),
+        (Value::MapList(list), _) | (_, Value::MapList(list)) => {
+            by_identity(&list.0, x).is_some() && by_identity(&list.0, y).is_some()
+        }
+        _ => true,
+    };
+    if found { 0 } else { (x.len() as u64).saturating_mul(y.len() as u64) }
 }
 
 impl PartialEq for Value {
@@ -331,7 +382,7 @@ impl PartialEq for Value {
                 same_entries(a, b.entries().unwrap_or_default())
             }
             (Self::MapList(a), b) | (b, Self::MapList(a)) if b.entries().is_some() => {
-                same_entries(&a.1, b.entries().unwrap_or_default())
+                same_objects(&a.0, &a.1, b.entries().unwrap_or_default())
             }
             (Self::List(a), Self::List(b)) => a == b,
             (Self::Optional(a), Self::Optional(b)) => a == b,

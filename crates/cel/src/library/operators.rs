@@ -1,9 +1,13 @@
 //! Arithmetic, comparison, membership and indexing, `size`, optionals and sets.
 
 use super::Outcome;
-use crate::value::{Key, Value};
+use crate::value::{Key, Value, identity};
 use jiff::{SignedDuration, Timestamp};
-use std::{cmp::Ordering, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 fn overflow(what: &str) -> String {
     format!("{what} overflow")
@@ -58,8 +62,16 @@ fn join(a: &Value, b: &Value) -> Option<Value> {
     Some(match a {
         Value::Set(left) => {
             let mut out = (**left).clone();
+            let mut known: Option<BTreeSet<Key>> = left.iter().chain(right).map(Value::key).collect();
+            if known.is_some() {
+                known = left.iter().map(Value::key).collect();
+            }
             for entry in right {
-                if !out.contains(entry) {
+                let new = match (&mut known, entry.key()) {
+                    (Some(known), Some(key)) => known.insert(key),
+                    _ => !out.contains(entry),
+                };
+                if new {
                     out.push(entry.clone());
                 }
             }
@@ -68,8 +80,22 @@ fn join(a: &Value, b: &Value) -> Option<Value> {
         Value::MapList(left) => {
             let (keys, mut out) = (left.0.clone(), left.1.clone());
             let same = |a: &Value, b: &Value| keys.iter().all(|k| field(a, k) == field(b, k));
+            let id = |entry: &Value| identity(entry, &keys);
+            let all_known = left.1.iter().chain(right).all(|e| id(e).is_some());
+            let mut known: BTreeMap<_, usize> = BTreeMap::new();
+            if all_known {
+                for (at, entry) in out.iter().enumerate() {
+                    known.entry(id(entry)).or_insert(at);
+                }
+            }
             for entry in right {
-                match out.iter().position(|e| same(e, entry)) {
+                let at = if all_known {
+                    let next = out.len();
+                    Some(*known.entry(id(entry)).or_insert(next)).filter(|at| *at < next)
+                } else {
+                    out.iter().position(|e| same(e, entry))
+                };
+                match at {
                     Some(at) => out[at] = entry.clone(),
                     None => out.push(entry.clone()),
                 }

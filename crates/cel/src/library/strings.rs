@@ -2,27 +2,82 @@
 
 use super::{Outcome, time};
 use crate::value::{Key, Value};
+use parking_lot::Mutex;
 use regex::Regex;
+use std::collections::VecDeque;
 
 /// The largest compiled regular expression.
-const REGEX_SIZE: usize = 1 << 20;
+const REGEX_SIZE: usize = 1 << 22;
+/// The largest of those that are kept by hundreds.
+const SMALL_SIZE: usize = 1 << 17;
+
+/// Regular expressions that were used lately, the newest last: small ones, and a few large ones.
+static SMALL: Lately = Lately { most: 256, kept: Mutex::new(VecDeque::new()) };
+static LARGE: Lately = Lately { most: 8, kept: Mutex::new(VecDeque::new()) };
+
+struct Lately {
+    most: usize,
+    kept: Mutex<VecDeque<(Box<str>, Regex)>>,
+}
+
+impl Lately {
+    fn get(&self, pattern: &str) -> Option<Regex> {
+        self.kept.lock().iter().rev().find(|(known, _)| **known == *pattern).map(|(_, regex)| regex.clone())
+    }
+
+    fn keep(&self, pattern: &str, regex: &Regex) {
+        let mut kept = self.kept.lock();
+        if kept.len() >= self.most {
+            kept.pop_front();
+        }
+        kept.push_back((pattern.into(), regex.clone()));
+    }
+}
+
+/// Whether using a pattern means to compile it first.
+pub(crate) fn is_new(pattern: &str) -> bool {
+    SMALL.get(pattern).or_else(|| LARGE.get(pattern)).is_none()
+}
 
 pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
-    regex::RegexBuilder::new(pattern)
-        .size_limit(REGEX_SIZE)
-        .build()
-        .map_err(|e| format!("error parsing regexp: {e}"))
+    if let Some(regex) = SMALL.get(pattern).or_else(|| LARGE.get(pattern)) {
+        return Ok(regex);
+    }
+    for (lately, size) in [(&SMALL, SMALL_SIZE), (&LARGE, REGEX_SIZE)] {
+        let made = regex::RegexBuilder::new(pattern).size_limit(size).dfa_size_limit(SMALL_SIZE).build();
+        match made {
+            Ok(regex) => {
+                lately.keep(pattern, &regex);
+                return Ok(regex);
+            }
+            Err(regex::Error::CompiledTooBig(_)) if size < REGEX_SIZE => {}
+            Err(e) => return Err(format!("error parsing regexp: {e}")),
+        }
+    }
+    Err("error parsing regexp: expression too large".to_string())
 }
 
 fn int(at: Option<usize>) -> Value {
     Value::Int(at.map_or(-1, |at| at as i64))
 }
 
-/// Where `wanted` stands in `text`, from `from` on (or, backwards, starting at `from` at most).
-fn find(text: &[char], wanted: &[char], from: usize, backwards: bool) -> Option<usize> {
-    let last = text.len().checked_sub(wanted.len())?;
-    let here = |at: &usize| text[*at..*at + wanted.len()] == *wanted;
-    if backwards { (0..=from.min(last)).rev().find(here) } else { (from..=last).find(here) }
+/// Where `wanted` stands in `text`, in characters, at `from` or behind it.
+fn find(text: &str, wanted: &str, from: usize) -> Option<usize> {
+    let start = text.char_indices().map(|(at, _)| at).chain([text.len()]).nth(from)?;
+    let at = text[start..].find(wanted)?;
+    Some(from + text[start..start + at].chars().count())
+}
+
+/// Where `wanted` stands last in `text`, in characters, at `from` or before it.
+fn find_back(text: &str, wanted: &str, from: usize) -> Option<usize> {
+    // It may begin at `from`, so it ends so many bytes later at most.
+    let start = text.char_indices().map(|(at, _)| at).nth(from).unwrap_or(text.len());
+    let mut end = start.saturating_add(wanted.len()).min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let at = text[..end].rfind(wanted)?;
+    Some(text[..at].chars().count())
 }
 
 fn chars(text: &str) -> Vec<char> {
@@ -67,15 +122,13 @@ pub(super) fn call(function: &str, args: &[Value]) -> Option<Outcome> {
             let text = chars(text);
             place(&text, *at).map(|at| Value::string(text.get(at).map(char::to_string).unwrap_or_default()))
         }
-        ("indexOf", [Value::String(s)]) => Ok(int(find(&chars(text), &chars(s), 0, false))),
+        ("indexOf", [Value::String(s)]) => Ok(int(find(text, s, 0))),
         ("indexOf", [Value::String(s), Value::Int(from)]) => {
-            let text = chars(text);
-            place(&text, *from).map(|from| int(find(&text, &chars(s), from, false)))
+            place(&chars(text), *from).map(|from| int(find(text, s, from)))
         }
-        ("lastIndexOf", [Value::String(s)]) => Ok(int(find(&chars(text), &chars(s), usize::MAX, true))),
+        ("lastIndexOf", [Value::String(s)]) => Ok(int(find_back(text, s, usize::MAX))),
         ("lastIndexOf", [Value::String(s), Value::Int(from)]) => {
-            let text = chars(text);
-            place(&text, *from).map(|from| int(find(&text, &chars(s), from, true)))
+            place(&chars(text), *from).map(|from| int(find_back(text, s, from)))
         }
         ("lowerAscii", []) => Ok(Value::string(text.to_ascii_lowercase())),
         ("upperAscii", []) => Ok(Value::string(text.to_ascii_uppercase())),
