@@ -3,14 +3,19 @@
 
 use crate::{
     fit::type_of,
+    lists::{identity, same},
     schema::{Additional, JsonType, Rule, Schema},
-    value::same,
 };
 use orlop_api::FieldError;
 use orlop_cel::{Budget, Decl, Env, EvalError, FieldDecl, ListType, Program, Type, Value as Cel, escape};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
+/// So many errors are told of one object.
+const MOST_ERRORS: usize = 10_000;
 /// What an object on the wire may measure at most.
 const REQUEST: u64 = 3 << 20;
 /// What a single evaluation may cost.
@@ -344,7 +349,7 @@ fn child(path: &str, key: &str) -> String {
 
 impl Run<'_> {
     fn value(&mut self, rules: &Rules, new: &Value, old: Option<&Value>, path: &str) {
-        if self.over {
+        if self.over || self.errors.len() >= MOST_ERRORS {
             return;
         }
         if let Some(decl) = &rules.decl
@@ -365,11 +370,17 @@ impl Run<'_> {
             }
             Value::Array(entries) => {
                 let Some(items) = &rules.items else { return };
+                let mut known = HashMap::new();
+                if let (Some(keys), Some(Value::Array(entries))) = (&rules.list_keys, old) {
+                    for entry in entries {
+                        known.entry(identity(entry, keys)).or_insert(entry);
+                    }
+                }
                 for (at, entry) in entries.iter().enumerate() {
-                    let before = rules.list_keys.as_ref().and_then(|keys| {
-                        let entries = old?.as_array()?;
-                        entries.iter().find(|e| keys.iter().all(|k| e.get(k) == entry.get(k)))
-                    });
+                    let before = match &rules.list_keys {
+                        Some(keys) if !known.is_empty() => known.get(&identity(entry, keys)).copied(),
+                        _ => None,
+                    };
                     self.value(items, entry, before, &format!("{path}[{at}]"));
                 }
             }

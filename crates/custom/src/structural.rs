@@ -3,9 +3,9 @@
 //! where it is not, in Kubernetes' words.
 
 use crate::{
-    fit, rules,
+    fit, patterns, rules,
     schema::{Additional, JsonType, Schema},
-    value::{self, Patterns},
+    value,
 };
 use orlop_api::{FieldErrors, Path};
 use serde_json::Value;
@@ -73,7 +73,7 @@ fn keywords(schema: &Schema, path: &Path, errors: &mut FieldErrors) {
         }
     }
     if !schema.pattern.is_empty()
-        && let Err(why) = value::compile(&schema.pattern)
+        && let Err(why) = patterns::compile(&schema.pattern)
     {
         let why = format!("must be a valid regular expression, but isn't: {why}");
         errors.invalid(path.child("pattern"), schema.pattern.as_str(), why);
@@ -431,7 +431,7 @@ fn defaults(schema: &Schema, path: &Path, errors: &mut FieldErrors) {
         let mut kept = default.clone();
         let gone = fit::prune(schema, &mut kept, schema.embedded);
         if gone.is_empty() {
-            let patterns = Patterns::of(schema);
+            let patterns = patterns::Patterns::of(schema);
             let mut filled = default.clone();
             fit::default(schema, &mut filled);
             errors.extend(value::validate_at(schema, &patterns, &filled, at.as_str()));

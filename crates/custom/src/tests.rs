@@ -1,10 +1,4 @@
-use crate::{
-    definition, fit, rules,
-    schema::Schema,
-    structural,
-    value::{self, Patterns},
-    version,
-};
+use crate::{definition, fit, lists, patterns::Patterns, rules, schema::Schema, structural, value, version};
 use orlop_api::{FieldErrors, Path};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -98,7 +92,7 @@ fn wrong(schema: Value, spec: Value) -> Vec<String> {
     let schema = Schema::parse(&self::spec(schema));
     let object = json!({"apiVersion": "x.y/v1", "kind": "A", "metadata": {"name": "a"}, "spec": spec});
     let mut errors = value::validate(&schema, &Patterns::of(&schema), &object);
-    value::validate_lists(&schema, &object, "", &mut errors);
+    lists::validate_lists(&schema, &object, "", &mut errors);
     errors.into_iter().map(|e| e.to_string()).collect()
 }
 
@@ -383,4 +377,23 @@ proptest! {
         rules.validate_change(&new, &old);
         rules.cells(&new, jiff::Timestamp::UNIX_EPOCH);
     }
+}
+
+#[test]
+fn choices_within_choices_are_each_looked_at_once() {
+    for choice in ["anyOf", "oneOf", "allOf"] {
+        let nested = (0..60).fold(json!({"minimum": 5}), |inner, _| json!({ choice: [inner] }));
+        let schema = Schema::parse(&json!({"type": "integer", choice: [nested]}));
+        let errors = value::validate(&schema, &Patterns::of(&schema), &json!(1));
+        assert!(errors.iter().any(|e| e.detail.contains("should be greater than or equal to 5")), "{choice}");
+    }
+}
+
+#[test]
+fn an_object_with_more_errors_than_anyone_reads_is_told_so_many_and_is_never_tolerated() {
+    let schema = Schema::parse(&json!({"type": "array", "items": {"type": "string"}}));
+    let list: Vec<Value> = (0..50_000).map(Value::from).collect();
+    let errors = value::validate(&schema, &Patterns::of(&schema), &list.into());
+    assert_eq!(errors.len(), 10_001);
+    assert_eq!(errors[10_000].to_string(), "<nil>: Invalid value: \"\": too many errors");
 }

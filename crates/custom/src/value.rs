@@ -3,53 +3,16 @@
 
 use crate::{
     fit::{is_type, type_of},
+    lists::same,
+    patterns::Patterns,
     schema::{Additional, JsonType, Schema},
 };
 use base64::Engine;
 use orlop_api::{FieldError, field_error::FieldErrorKind};
-use regex::Regex;
 use serde_json::Value;
-use std::collections::HashMap;
 
-/// The regular expressions of a schema, compiled once.
-#[derive(Debug, Default)]
-pub struct Patterns(HashMap<String, Option<Regex>>);
-
-impl Patterns {
-    /// All patterns of a schema.
-    pub fn of(schema: &Schema) -> Self {
-        let mut patterns = Self::default();
-        patterns.collect(schema);
-        patterns
-    }
-
-    fn collect(&mut self, schema: &Schema) {
-        if !schema.pattern.is_empty() && !self.0.contains_key(&schema.pattern) {
-            self.0.insert(schema.pattern.clone(), compile(&schema.pattern).ok());
-        }
-        for part in parts(schema) {
-            self.collect(part);
-        }
-    }
-
-    fn matches(&self, pattern: &str, text: &str) -> bool {
-        match self.0.get(pattern) {
-            Some(regex) => regex.as_ref().is_none_or(|r| r.is_match(text)),
-            None => compile(pattern).map_or(true, |r| r.is_match(text)),
-        }
-    }
-}
-
-/// Compiles a pattern; the error is in the words of Go's parser as far as they can be known.
-pub fn compile(pattern: &str) -> Result<Regex, String> {
-    regex::RegexBuilder::new(pattern).size_limit(1 << 22).build().map_err(|e| {
-        let why = e.to_string();
-        format!(
-            "error parsing regexp: {}",
-            why.lines().last().unwrap_or_default().trim_start_matches("error: ")
-        )
-    })
-}
+/// So many errors are told of one object; the rest only as that there are more.
+const MOST_ERRORS: usize = 10_000;
 
 /// All schemas directly below one.
 pub fn parts(schema: &Schema) -> Vec<&Schema> {
@@ -79,14 +42,17 @@ pub fn float(number: f64) -> String {
 
 /// What is wrong with a value by its schema.
 pub fn validate(schema: &Schema, patterns: &Patterns, value: &Value) -> Vec<FieldError> {
-    let mut check = Check { patterns, errors: Vec::new() };
+    let mut check = Check { patterns, errors: Vec::new(), most: MOST_ERRORS };
     check.value(schema, value, "", true);
+    if check.errors.len() >= MOST_ERRORS {
+        check.errors.push(FieldError::invalid("<nil>", "", "too many errors"));
+    }
     check.errors
 }
 
 /// The same for a part of an object that stands at `path`, which is no whole object itself.
 pub fn validate_at(schema: &Schema, patterns: &Patterns, value: &Value, path: &str) -> Vec<FieldError> {
-    let mut check = Check { patterns, errors: Vec::new() };
+    let mut check = Check { patterns, errors: Vec::new(), most: MOST_ERRORS };
     check.value(schema, value, path, false);
     check.errors
 }
@@ -94,6 +60,8 @@ pub fn validate_at(schema: &Schema, patterns: &Patterns, value: &Value, path: &s
 struct Check<'a> {
     patterns: &'a Patterns,
     errors: Vec<FieldError>,
+    /// When there are so many, nothing more is looked at.
+    most: usize,
 }
 
 fn child(path: &str, key: &str) -> String {
@@ -113,13 +81,11 @@ impl Check<'_> {
     }
 
     fn fits(&self, schema: &Schema, value: &Value, path: &str) -> bool {
-        let mut check = Check { patterns: self.patterns, errors: Vec::new() };
-        check.value(schema, value, path, false);
-        check.errors.is_empty()
+        self.errors_of(schema, value, path, 1).is_empty()
     }
 
     fn value(&mut self, schema: &Schema, value: &Value, path: &str, root: bool) {
-        if value.is_null() && schema.nullable {
+        if value.is_null() && schema.nullable || self.errors.len() >= self.most {
             return;
         }
         if !self.right_type(schema, value, path) {
@@ -172,22 +138,22 @@ impl Check<'_> {
     }
 
     fn choices(&mut self, schema: &Schema, value: &Value, path: &str) {
-        if !schema.any_of.is_empty() && !schema.any_of.iter().any(|s| self.fits(s, value, path)) {
-            self.choice(path, "must validate at least one schema (anyOf)");
-            // Kubernetes also tells why the best of them does not fit.
-            let best = schema.any_of.iter().map(|s| self.errors_of(s, value, path)).min_by_key(Vec::len);
-            self.errors.extend(best.unwrap_or_default());
+        if !schema.any_of.is_empty() {
+            let (fitting, best) = self.alternatives(&schema.any_of, value, path, 1);
+            if fitting == 0 {
+                self.choice(path, "must validate at least one schema (anyOf)");
+                // Kubernetes also tells why the best of them does not fit.
+                self.errors.extend(best);
+            }
         }
         if !schema.one_of.is_empty() {
-            match schema.one_of.iter().filter(|s| self.fits(s, value, path)).count() {
-                1 => {}
-                0 => {
+            match self.alternatives(&schema.one_of, value, path, usize::MAX) {
+                (1, _) => {}
+                (0, best) => {
                     self.choice(path, "must validate one and only one schema (oneOf). Found none valid");
-                    let best =
-                        schema.one_of.iter().map(|s| self.errors_of(s, value, path)).min_by_key(Vec::len);
-                    self.errors.extend(best.unwrap_or_default());
+                    self.errors.extend(best);
                 }
-                n => {
+                (n, _) => {
                     let what = format!(
                         "must validate one and only one schema (oneOf). Found {n} valid alternatives"
                     );
@@ -195,11 +161,14 @@ impl Check<'_> {
                 }
             }
         }
-        let broken: Vec<Vec<FieldError>> =
-            schema.all_of.iter().map(|s| self.errors_of(s, value, path)).filter(|e| !e.is_empty()).collect();
-        if !broken.is_empty() {
-            let none = if broken.len() == schema.all_of.len() { ". None validated" } else { "" };
-            self.errors.extend(broken.into_iter().flatten());
+        let mut broken = 0;
+        for part in &schema.all_of {
+            let errors = self.errors_of(part, value, path, self.most - self.errors.len().min(self.most));
+            broken += usize::from(!errors.is_empty());
+            self.errors.extend(errors);
+        }
+        if broken > 0 {
+            let none = if broken == schema.all_of.len() { ". None validated" } else { "" };
             self.choice(path, &format!("must validate all the schemas (allOf){none}"));
         }
         if let Some(not) = &schema.not
@@ -209,8 +178,31 @@ impl Check<'_> {
         }
     }
 
-    fn errors_of(&self, schema: &Schema, value: &Value, path: &str) -> Vec<FieldError> {
-        let mut check = Check { patterns: self.patterns, errors: Vec::new() };
+    /// How many of the schemas the value fits, as soon as there are `enough`, and the errors of the one that it fits best.
+    /// Looks at each once: schemas nest, and twice at every level would be without end.
+    fn alternatives(
+        &self,
+        schemas: &[Schema],
+        value: &Value,
+        path: &str,
+        enough: usize,
+    ) -> (usize, Vec<FieldError>) {
+        let (mut fitting, mut best): (usize, Option<Vec<FieldError>>) = (0, None);
+        for schema in schemas {
+            let errors = self.errors_of(schema, value, path, self.most);
+            fitting += usize::from(errors.is_empty());
+            if fitting >= enough {
+                break;
+            }
+            if best.as_ref().is_none_or(|best| errors.len() < best.len()) {
+                best = Some(errors);
+            }
+        }
+        (fitting, best.unwrap_or_default())
+    }
+
+    fn errors_of(&self, schema: &Schema, value: &Value, path: &str, most: usize) -> Vec<FieldError> {
+        let mut check = Check { patterns: self.patterns, errors: Vec::new(), most };
         check.value(schema, value, path, false);
         check.errors
     }
@@ -313,18 +305,6 @@ fn shown(path: &str) -> String {
     if path.is_empty() { "<nil>".to_string() } else { path.to_string() }
 }
 
-/// Equality of JSON where `1` and `1.0` are the same.
-pub fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(x), Value::Number(y)) => x == y || x.as_f64() == y.as_f64(),
-        (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b)),
-        (Value::Object(x), Value::Object(y)) => {
-            x.len() == y.len() && x.iter().all(|(k, v)| y.get(k).is_some_and(|w| same(v, w)))
-        }
-        _ => a == b,
-    }
-}
-
 /// Whether a text has a format; unknown formats are no rule.
 pub fn has_format(format: &str, text: &str) -> bool {
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
@@ -370,7 +350,7 @@ pub fn has_format(format: &str, text: &str) -> bool {
         "isbn" | "isbn10" | "isbn13" => {
             let bare: String = text.chars().filter(|c| !matches!(c, '-' | ' ')).collect();
             match bare.len() {
-                10 if format != "isbn13" => digits(&bare[..9]),
+                10 if format != "isbn13" => digits(bare.get(..9).unwrap_or("-")),
                 13 if format != "isbn10" => digits(&bare),
                 _ => false,
             }
@@ -393,60 +373,6 @@ pub fn has_format(format: &str, text: &str) -> bool {
         "k8s-short-name" => orlop_api::name::dns_label(text).is_empty(),
         "k8s-long-name" => orlop_api::name::dns_subdomain(text).is_empty(),
         _ => true,
-    }
-}
-
-/// What is wrong with lists whose entries must differ (`x-kubernetes-list-type`).
-pub fn validate_lists(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    match value {
-        Value::Array(entries) => {
-            match schema.list_type.as_deref() {
-                Some("set") => {
-                    for (at, entry) in entries.iter().enumerate() {
-                        if entries[..at].iter().any(|e| same(e, entry)) {
-                            errors.push(FieldError::duplicate(format!("{path}[{at}]"), entry.clone()));
-                        }
-                    }
-                }
-                Some("map") => {
-                    let keys = |entry: &Value| -> Option<Vec<(String, Value)>> {
-                        schema
-                            .list_map_keys
-                            .iter()
-                            .map(|k| Some((k.clone(), entry.get(k)?.clone())))
-                            .collect()
-                    };
-                    let all: Vec<Option<Vec<(String, Value)>>> = entries.iter().map(keys).collect();
-                    for (at, key) in all.iter().enumerate() {
-                        if let Some(key) = key
-                            && all[..at].contains(&Some(key.clone()))
-                        {
-                            let shown: serde_json::Map<String, Value> = key.iter().cloned().collect();
-                            errors.push(FieldError::duplicate(format!("{path}[{at}]"), Value::Object(shown)));
-                        }
-                    }
-                }
-                _ => {}
-            }
-            if let Some(items) = &schema.items {
-                for (at, entry) in entries.iter().enumerate() {
-                    validate_lists(items, entry, &format!("{path}[{at}]"), errors);
-                }
-            }
-        }
-        Value::Object(map) => {
-            for (key, value) in map {
-                if let Some(field) = schema.field(key) {
-                    let here = if schema.properties.contains_key(key) {
-                        child(path, key)
-                    } else {
-                        format!("{path}[{key}]")
-                    };
-                    validate_lists(field, value, &here, errors);
-                }
-            }
-        }
-        _ => {}
     }
 }
 

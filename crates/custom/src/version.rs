@@ -4,9 +4,11 @@
 use crate::{
     fit,
     json_path::JsonPath,
+    lists::validate_lists,
+    patterns::Patterns,
     rules::{self, Rules as CelRules},
     schema::Schema,
-    value::{self, Patterns},
+    value,
 };
 use jiff::Timestamp;
 use orlop_api::{
@@ -162,7 +164,7 @@ pub fn build(definition: &Value, version: &Value) -> Served {
 impl Version {
     fn judge(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = value::validate(&self.schema, &self.patterns, new);
-        value::validate_lists(&self.schema, new, "", &mut errors);
+        validate_lists(&self.schema, new, "", &mut errors);
         let mut embedded = Vec::new();
         fit::embedded_objects(&self.schema, new, "", &mut embedded);
         for (path, object) in embedded {
