@@ -238,7 +238,10 @@ impl ApiServer {
     {
         self.authorize(&who, &info, &parts, record)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let body = body::read(body).await?;
+        // Also for a watch: what it takes as long as it takes is the answer.
+        let body = tokio::time::timeout(self.config.limits.timeout, body::read(body)).await.unwrap_or_else(
+            |_| Err(Status::timeout("the request did not complete within the allotted timeout")),
+        )?;
         if let Some(record) = record {
             record.sent(&parts.headers, &body);
         }

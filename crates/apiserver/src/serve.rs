@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may take to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Bytes of the head of a request. A selector of a thousand names must fit.
+const HEAD: usize = 256 << 10;
 /// Streams of one HTTP/2 connection at the same time, as in Kubernetes.
 const STREAMS: u32 = 250;
 
@@ -87,11 +89,16 @@ impl ApiServer {
             async move { Ok::<_, Infallible>(server.respond(request, peer, from).await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(60))
+            .max_buf_size(HEAD);
         builder
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD as u32)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(15))
             .adaptive_window(true);
