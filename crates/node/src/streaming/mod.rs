@@ -3,11 +3,14 @@
 
 mod channels;
 mod logs;
+#[doc(hidden)]
+pub mod parsers;
 mod port_forward;
 mod remote_command;
 mod request;
 mod resource_metrics;
 mod response;
+mod room;
 mod server;
 mod spdy;
 mod stats;

@@ -9,11 +9,13 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Message,
-        protocol::{CloseFrame, Role, frame::coding::CloseCode},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 use tokio_util::sync::CancellationToken;
 
+/// Longest message that is taken, as by the kubelet.
+const LONGEST: usize = 32 << 20;
 /// Messages that may wait for a slow client, beside what the kernel buffers; then their writers wait too.
 const QUEUE: usize = 4;
 /// A client that cannot be written to any more is found out by pings, even while nothing is to be said to it.
@@ -42,7 +44,8 @@ pub struct Sender {
 /// Makes the halves of an upgraded connection, and the task that writes; it must be run, and ends when the connection is
 /// closed.
 pub async fn split(io: Io) -> (Receiver, Sender, impl Future<Output = ()> + Send) {
-    let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+    let limits = WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST));
+    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
     let (mut sink, stream) = socket.split();
     let (queue, mut messages) = mpsc::channel::<Message>(QUEUE);
     let gone = CancellationToken::new();

@@ -1,9 +1,9 @@
 //! `/containerLogs`: a container's log, from the CRI log files that its shim writes. It reads files and waits for more; it
 //! never writes or rotates one.
 
-mod entry;
+pub(super) mod entry;
 mod follow;
-mod options;
+pub(super) mod options;
 mod pieces;
 mod reader;
 mod tail;

@@ -4,6 +4,7 @@
 use super::{Destination, ToClient, join};
 use crate::streaming::{
     channels::{ChannelEvent, Protocol},
+    room::Room,
     upgrade::Io,
     websocket::{self, Gone, Receiver, Sender},
 };
@@ -70,6 +71,7 @@ async fn forward(
 }
 
 async fn read(mut receiver: Receiver, protocol: Protocol, mut queues: Vec<Option<mpsc::Sender<Bytes>>>) {
+    let room = Room::new();
     while let Some(message) = receiver.next().await {
         let Some(ChannelEvent::Data(channel, bytes)) = protocol.decode(message) else { continue };
         if channel % 2 != 0 || bytes.is_empty() {
@@ -77,7 +79,10 @@ async fn read(mut receiver: Receiver, protocol: Protocol, mut queues: Vec<Option
         }
         let Some(entry) = queues.get_mut(usize::from(channel / 2)) else { continue };
         if let Some(queue) = entry
-            && receiver.or_gone(queue.send(bytes)).await.is_none_or(|sent| sent.is_err())
+            && receiver
+                .or_gone(async { queue.send(room.hold(bytes).await).await })
+                .await
+                .is_none_or(|sent| sent.is_err())
         {
             *entry = None;
         }

@@ -7,6 +7,8 @@ mod spdy;
 mod status;
 mod websocket;
 
+pub(super) use websocket::terminal_size;
+
 use super::{
     request::Query,
     response::{Body, Refusal},

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::streaming::{
     channels::{ChannelEvent, Protocol},
+    room::Room,
     upgrade::Io,
     websocket::{self, Gone, Receiver, Sender},
 };
@@ -74,11 +75,15 @@ async fn read(
     mut stdin: Option<mpsc::Sender<Bytes>>,
     resize: watch::Sender<Option<TerminalSize>>,
 ) {
+    let room = Room::new();
     while let Some(message) = receiver.next().await {
         match protocol.decode(message) {
             Some(ChannelEvent::Data(0, bytes)) if !bytes.is_empty() => {
                 if let Some(queue) = &stdin
-                    && receiver.or_gone(queue.send(bytes)).await.is_none_or(|sent| sent.is_err())
+                    && receiver
+                        .or_gone(async { queue.send(room.hold(bytes).await).await })
+                        .await
+                        .is_none_or(|sent| sent.is_err())
                 {
                     stdin = None;
                 }

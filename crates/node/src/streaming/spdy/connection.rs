@@ -6,6 +6,7 @@ use super::{
     headers::Headers,
 };
 use crate::streaming::{
+    room::Room,
     upgrade::Io,
     websocket::{self, Gone},
 };
@@ -23,7 +24,7 @@ use tokio_util::{io::ReaderStream, sync::CancellationToken};
 
 /// Frames that may wait to be sent.
 const SEND_QUEUE: usize = 8;
-/// Frames that may wait for a stream's reader; of 32 KiB each from kubectl.
+/// Frames that may wait for a stream's reader; of 32 KiB each from kubectl. All streams share one room for their bytes.
 const STREAM_QUEUE: usize = 128;
 /// Streams that may wait to be accepted.
 const OFFERS: usize = 16;
@@ -179,7 +180,7 @@ pub async fn serve<F: Future<Output = ()>>(
 ) {
     let (frames, queue) = mpsc::channel(SEND_QUEUE);
     let (offers, offered) = mpsc::channel(OFFERS);
-    let connection = Incoming { last: 0, frames, offers, shared: Arc::default() };
+    let connection = Incoming { last: 0, frames, offers, shared: Arc::default(), room: Room::new() };
     let done = CancellationToken::new();
     let handling = async {
         handle(offered).await;
@@ -238,6 +239,7 @@ struct Incoming {
     frames: mpsc::Sender<Frame>,
     offers: mpsc::Sender<Offer>,
     shared: Arc<Shared>,
+    room: Room,
 }
 
 impl Incoming {
@@ -299,7 +301,7 @@ impl Incoming {
             && !bytes.is_empty()
         {
             // A stream whose reader has left drops what comes.
-            let _ = queue.send(bytes).await;
+            let _ = queue.send(self.room.hold(bytes).await).await;
         }
         if fin {
             self.shared.update(id, |stream| stream.queue = None);

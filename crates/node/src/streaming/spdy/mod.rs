@@ -8,9 +8,8 @@ mod headers;
 
 pub use connection::{Offer, StreamReceiver, StreamSender, byte_stream, serve, websocket_stream};
 
+pub use frame::{Decoder, Encoder};
+
 /// For the minimal client in tests.
 #[cfg(test)]
-pub use {
-    frame::{Decoder, Encoder, Frame},
-    headers::Headers,
-};
+pub use {frame::Frame, headers::Headers};
