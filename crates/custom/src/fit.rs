@@ -4,6 +4,9 @@
 use crate::schema::{Additional, JsonType, Schema};
 use serde_json::{Map, Value};
 
+/// So many undeclared fields are told, as in Kubernetes.
+const MOST_TOLD: usize = 100;
+
 /// Where a value stands, for messages about unknown fields: `spec.list[0].name`.
 fn child(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
@@ -25,7 +28,8 @@ fn prune_at(schema: &Schema, value: &mut Value, whole: bool, path: &str, gone: &
                 if !schema.preserves() {
                     for (at, entry) in entries.iter_mut().enumerate() {
                         if let Value::Object(map) = entry {
-                            gone.extend(map.keys().map(|k| child(&format!("{path}[{at}]"), k)));
+                            let room = MOST_TOLD.saturating_sub(gone.len());
+                            gone.extend(map.keys().take(room).map(|k| child(&format!("{path}[{at}]"), k)));
                             map.clear();
                         }
                     }
@@ -53,7 +57,9 @@ fn prune_at(schema: &Schema, value: &mut Value, whole: bool, path: &str, gone: &
                     }
                     None if keep => true,
                     None => {
-                        gone.push(here);
+                        if gone.len() < MOST_TOLD {
+                            gone.push(here);
+                        }
                         false
                     }
                 }

@@ -397,3 +397,12 @@ fn an_object_with_more_errors_than_anyone_reads_is_told_so_many_and_is_never_tol
     assert_eq!(errors.len(), 10_001);
     assert_eq!(errors[10_000].to_string(), "<nil>: Invalid value: \"\": too many errors");
 }
+
+#[test]
+fn texts_that_are_cut_inside_a_character_have_no_format_and_break_nothing() {
+    for text in ["\u{e9}".repeat(5), "2026-01-01\u{fffd}0:00:00Z0000".to_string(), "\u{1f600}".repeat(9)] {
+        for format in ["isbn", "isbn10", "isbn13", "date-time", "date", "uuid", "mac", "hexcolor"] {
+            assert!(!value::has_format(format, &text), "{text} {format}");
+        }
+    }
+}

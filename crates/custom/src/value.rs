@@ -311,8 +311,7 @@ pub fn has_format(format: &str, text: &str) -> bool {
     match format {
         "date-time" | "datetime" => {
             text.len() >= 20
-                && text.is_char_boundary(10)
-                && matches!(&text[10..11], "T" | "t")
+                && matches!(text.as_bytes()[10], b'T' | b't')
                 && text.parse::<jiff::Timestamp>().is_ok()
         }
         "date" => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),

@@ -20,8 +20,10 @@ fn drive(name: &str) {
     };
     seeds.iter().for_each(|seed| try_one(seed));
     let words = words(&seeds);
-    let mut dice = Dice::new(name.len() as u64);
-    for _ in 0..target.tries {
+    // For longer runs by hand, and other ones.
+    let asked = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let mut dice = Dice::new(asked("ORLOP_FUZZ_SEED").unwrap_or(name.len() as u64));
+    for _ in 0..asked("ORLOP_FUZZ_TRIES").map_or(target.tries, |n| n as usize) {
         try_one(&mutation(&mut dice, &seeds, &words));
     }
 }

@@ -12,6 +12,9 @@ use orlop_api::Status;
 use serde_json::{Map, Number, Value, json};
 use std::fmt;
 
+/// So many fields that nobody knows are told, as in Kubernetes.
+const MOST_UNKNOWN: usize = 100;
+
 /// How `metav1.Time` is written.
 pub(crate) const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
 /// How `metav1.MicroTime` is written.
@@ -146,7 +149,7 @@ impl Walk {
                 return true;
             }
             let Some(field) = s.field(key) else {
-                if !s.open() {
+                if !s.open() && self.unknown.len() < MOST_UNKNOWN {
                     self.unknown.push(Unknown { path: trail.key(key).path() });
                 }
                 return s.open();

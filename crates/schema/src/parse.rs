@@ -11,6 +11,12 @@ use std::fmt;
 /// event wraps it in a few more.
 pub const MAX_DEPTH: usize = 100;
 
+/// So many keys that stand twice are told, as in Kubernetes.
+const MOST_DUPLICATES: usize = 100;
+
+/// So many bytes of text may be read from a body, which is smaller: aliases of YAML repeat what was said before.
+const MOST_TEXT: usize = 32 << 20;
+
 /// How many levels a value nests: 0 where it is no list and no object.
 pub(crate) fn depth(value: &Value) -> usize {
     match value {
@@ -98,6 +104,14 @@ struct Found {
     too_deep: bool,
     /// Whether the reader tells in which line a key stands.
     has_lines: bool,
+    text: usize,
+}
+
+impl Found {
+    fn text<E: de::Error>(&mut self, length: usize) -> Result<(), E> {
+        self.text += length;
+        if self.text > MOST_TEXT { Err(E::custom("document contains excessive aliasing")) } else { Ok(()) }
+    }
 }
 
 struct Seed<'a> {
@@ -159,11 +173,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(v.into())
     }
 
-    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
+        self.found.text::<E>(v.len())?;
         Ok(v.into())
     }
 
-    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+    fn visit_string<E: de::Error>(self, v: String) -> Result<Value, E> {
+        self.found.text::<E>(v.len())?;
         Ok(v.into())
     }
 
@@ -192,7 +208,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 (key.0, None)
             };
             let trail = self.trail.key(&key);
-            if out.contains_key(&key) {
+            self.found.text::<A::Error>(key.len())?;
+            if out.contains_key(&key) && self.found.duplicates.len() < MOST_DUPLICATES {
                 self.found.duplicates.push(Duplicate { path: trail.path(), key: key.clone(), line });
             }
             let value = entries.next_value_seed(Seed { found: self.found, trail: &trail, depth })?;
@@ -300,6 +317,19 @@ mod tests {
         let lines: Vec<Option<u64>> = parsed.duplicates.iter().map(|d| d.line).collect();
         assert_eq!(lines, [Some(4), Some(5)]);
         assert!(matches!(parse_yaml(b"a: [1"), Err(ParseError::Yaml(_))));
+    }
+
+    #[test]
+    fn very_many_keys_that_stand_twice_below_a_long_one_are_told_within_reason() {
+        let body = format!("{{\"{}\":{{{}\"a\":1}}}}", "k".repeat(100_000), "\"a\":1,".repeat(20_000));
+        assert_eq!(parse_json(body.as_bytes()).unwrap().duplicates.len(), MOST_DUPLICATES);
+    }
+
+    #[test]
+    fn yaml_that_says_a_long_text_again_and_again_is_refused() {
+        let body = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(10_000));
+        let error = parse_yaml(body.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("error converting YAML to JSON: "), "{error}");
     }
 
     #[test]

@@ -281,22 +281,30 @@ impl KindCache {
         Ok(Cursor { next: state.first + skip, epoch: state.epoch })
     }
 
-    /// Puts the next events, at most `limit`, into `out` and moves the cursor behind them.
+    /// Puts the next events, at most `limit` and no more than one beyond so many `bytes` of objects, into `out` and moves the
+    /// cursor behind them. Tells whether those were all.
     pub(crate) fn events(
         &self,
         cursor: &mut Cursor,
         limit: usize,
+        bytes: usize,
         out: &mut Vec<Arc<Event>>,
-    ) -> Result<(), Gone> {
+    ) -> Result<bool, Gone> {
         let state = self.state.read();
         if cursor.epoch != state.epoch || cursor.next < state.first {
             return Err(Gone { oldest: state.floor });
         }
         let skip = (cursor.next - state.first) as usize;
-        let before = out.len();
-        out.extend(state.ring.iter().skip(skip).take(limit).cloned());
-        cursor.next += (out.len() - before) as u64;
-        Ok(())
+        let mut taken = 0;
+        for event in state.ring.iter().skip(skip).take(limit) {
+            out.push(event.clone());
+            cursor.next += 1;
+            taken += event.object.size();
+            if taken >= bytes {
+                break;
+            }
+        }
+        Ok(cursor.next == state.end().next)
     }
 
     /// Changes whenever there may be new events.

@@ -252,8 +252,7 @@ impl Watcher {
     fn take_events(&mut self, out: &mut Vec<u8>) -> Result<bool, Gone> {
         let mut events: Vec<Arc<Event>> = Vec::new();
         self.signal.mark_unchanged();
-        self.resource.cache.events(&mut self.cursor, BATCH, &mut events)?;
-        let full = events.len() == BATCH;
+        let all = self.resource.cache.events(&mut self.cursor, BATCH, CHUNK, &mut events)?;
         for event in events {
             if event.revision <= self.start {
                 continue;
@@ -272,7 +271,7 @@ impl Watcher {
                 None => {}
             }
         }
-        Ok(!full)
+        Ok(all)
     }
 
     /// Tells an event now, or after conversion. `previous` is what was selected before.
