@@ -70,8 +70,10 @@ impl Events {
     pub fn of_pod(&self, pod: &Pod) -> PodEvents {
         let mut about = reference(pod);
         about.resource_version = None;
-        let init = pod.spec_ref().init_containers.iter().flatten().map(|c| c.name.clone()).collect();
-        PodEvents { events: self.clone(), about, init }
+        let spec = pod.spec_ref();
+        let init = spec.init_containers.iter().flatten().map(|c| c.name.clone()).collect();
+        let main = spec.containers.iter().map(|c| c.name.clone()).collect();
+        PodEvents { events: self.clone(), about, init, main }
     }
 
     fn send(&self, about: ObjectReference, event_type: EventType, reason: &'static str, message: String) {
@@ -96,13 +98,22 @@ pub(crate) struct PodEvents {
     events: Events,
     about: ObjectReference,
     init: Vec<String>,
+    main: Vec<String>,
 }
 
 impl PodEvents {
     fn about(&self, container: Option<&str>) -> ObjectReference {
         let mut about = self.about.clone();
         about.field_path = container.map(|name| {
-            let list = if self.init.iter().any(|n| n == name) { "initContainers" } else { "containers" };
+            let among = |names: &[String]| names.iter().any(|n| n == name);
+            let list = if among(&self.init) {
+                "initContainers"
+            } else if among(&self.main) {
+                "containers"
+            } else {
+                // These alone come later.
+                "ephemeralContainers"
+            };
             format!("spec.{list}{{{name}}}")
         });
         about

@@ -1,6 +1,7 @@
 //! What the agent reads again and again of a Pod object, in one place. It knows nothing of what runs.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use std::borrow::Cow;
 
 /// The part a container plays in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,6 +12,8 @@ pub(crate) enum Role {
     Sidecar,
     /// One of `spec.containers`.
     Main,
+    /// Put into the running pod to look at it: started once, never again, and of no account for the pod.
+    Ephemeral,
 }
 
 /// Whether and when an ended container is started again (pod or container `restartPolicy`).
@@ -39,6 +42,10 @@ pub(crate) trait PodExt {
     fn spec_ref(&self) -> &PodSpec;
     /// All containers with their roles: init containers and sidecars in order, then the main ones.
     fn containers(&self) -> Vec<(Role, &Container)>;
+    /// Ephemeral containers, in the shape of the others.
+    fn ephemeral(&self) -> Vec<Container>;
+    /// Any container by name.
+    fn container(&self, name: &str) -> Option<Cow<'_, Container>>;
     fn host_network(&self) -> bool;
     fn restart_policy(&self) -> RestartPolicy;
     /// `terminationGracePeriodSeconds`, 30 if not given.
@@ -76,6 +83,16 @@ impl PodExt for Pod {
         init.chain(spec.containers.iter().map(|c| (Role::Main, c))).collect()
     }
 
+    fn ephemeral(&self) -> Vec<Container> {
+        self.spec_ref().ephemeral_containers.iter().flatten().map(shaped).collect()
+    }
+
+    fn container(&self, name: &str) -> Option<Cow<'_, Container>> {
+        let plain = self.containers().into_iter().map(|(_, c)| c).find(|c| c.name == name);
+        let looking = || self.spec_ref().ephemeral_containers.iter().flatten().find(|c| c.name == name);
+        plain.map(Cow::Borrowed).or_else(|| looking().map(|c| Cow::Owned(shaped(c))))
+    }
+
     fn host_network(&self) -> bool {
         self.spec_ref().host_network == Some(true)
     }
@@ -99,10 +116,44 @@ impl PodExt for Pod {
     }
 }
 
+/// An ephemeral container as a container: it has the same fields, but for the one that says whose processes it sees.
+fn shaped(container: &EphemeralContainer) -> Container {
+    let c = container.clone();
+    Container {
+        args: c.args,
+        command: c.command,
+        env: c.env,
+        env_from: c.env_from,
+        image: c.image,
+        image_pull_policy: c.image_pull_policy,
+        lifecycle: c.lifecycle,
+        liveness_probe: c.liveness_probe,
+        name: c.name,
+        ports: c.ports,
+        readiness_probe: c.readiness_probe,
+        resize_policy: c.resize_policy,
+        resources: c.resources,
+        restart_policy: c.restart_policy,
+        restart_policy_rules: c.restart_policy_rules,
+        security_context: c.security_context,
+        startup_probe: c.startup_probe,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        termination_message_path: c.termination_message_path,
+        termination_message_policy: c.termination_message_policy,
+        tty: c.tty,
+        volume_devices: c.volume_devices,
+        volume_mounts: c.volume_mounts,
+        working_dir: c.working_dir,
+    }
+}
+
 /// Whether a container that ended with `exit_code` is started again, by its own policy and rules or else the pod's.
 pub(crate) fn restarts(pod: &Pod, role: Role, container: &Container, exit_code: i32) -> bool {
-    if role == Role::Sidecar {
-        return true;
+    match role {
+        Role::Sidecar => return true,
+        Role::Ephemeral => return false,
+        Role::Init | Role::Main => {}
     }
     let matched = container.restart_policy_rules.iter().flatten().any(|rule| {
         rule.action == "Restart"

@@ -1,7 +1,7 @@
 //! Making, starting, stopping and removing containers.
 
 use crate::{
-    ContainerSpec, Error,
+    ContainerSpec, ContainerState, Error,
     container::{Container, Phase},
     layout::{BUNDLE_CONFIG, CONTAINER_RECORD, NAMESPACES, SHM, write_record},
     oci_spec::{Surroundings, translate},
@@ -12,7 +12,11 @@ use crate::{
     shim::container::now,
     shim_client::{ShimConnection, ask},
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// How long a container may take to start: its volumes may lie on slow file systems.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -146,11 +150,12 @@ impl Inner {
         sandbox_folder: &Path,
     ) -> Result<Container, Error> {
         let image = self.config.images.config(&spec.image_id)?;
-        let shared_pid = sandbox.spec.share_pid && !sandbox.spec.host_pid;
+        let pid_namespace = self.process_namespace(&spec, sandbox, sandbox_folder)?;
+        let own_pid_namespace = pid_namespace.is_none() && !sandbox.spec.host_pid;
         let cgroup = sandbox.cgroup().join(&spec.id);
         let around = Surroundings {
             hostname: sandbox.spec.hostname.clone(),
-            pid_namespace: shared_pid.then(|| sandbox_folder.join(NAMESPACES).join("pid")),
+            pid_namespace,
             host_pid: sandbox.spec.host_pid,
             shm: match sandbox.spec.host_ipc {
                 true => "/dev/shm".into(),
@@ -173,12 +178,33 @@ impl Inner {
             stop_signal: stop_signal(&image.stop_signal),
             log_path: sandbox.spec.log_directory.join(&spec.log_path),
             log_limits: self.config.log_limits,
-            own_pid_namespace: !shared_pid && !sandbox.spec.host_pid,
+            own_pid_namespace,
             device_rules: translated.devices,
             spec,
         };
         write_record(&folder.join(CONTAINER_RECORD), &record)?;
         Ok(Container::new(folder.to_path_buf(), record))
+    }
+
+    /// The process namespace that a container joins: its sandbox's if that is shared, or that of a container beside it.
+    fn process_namespace(
+        &self,
+        spec: &ContainerSpec,
+        sandbox: &SandboxRecord,
+        sandbox_folder: &Path,
+    ) -> Result<Option<PathBuf>, Error> {
+        if sandbox.spec.host_pid {
+            return Ok(None);
+        }
+        if sandbox.spec.share_pid {
+            return Ok(Some(sandbox_folder.join(NAMESPACES).join("pid")));
+        }
+        let Some(id) = &spec.processes_of else { return Ok(None) };
+        let beside = self.container(id)?.status();
+        if beside.sandbox_id != spec.sandbox_id || beside.state != ContainerState::Running {
+            return Err(Error::State(format!("container {id} does not run in sandbox {}", spec.sandbox_id)));
+        }
+        Ok(Some(format!("/proc/{}/ns/pid", beside.pid).into()))
     }
 
     /// Makes a container's cgroup with its limits. What the machine cannot limit is only warned of.

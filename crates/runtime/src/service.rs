@@ -159,6 +159,9 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Confinement.
     pub security: Security,
+    /// A running container of the same sandbox whose processes it sees (CRI: namespace mode `TARGET`).
+    #[serde(default)]
+    pub processes_of: Option<String>,
     /// Log file below the sandbox's log folder: `NAME/0.log`.
     pub log_path: PathBuf,
     /// Give it a terminal.

@@ -266,7 +266,7 @@ pub(crate) fn ended(pod: &Pod, state: &PodState, known: &Known) -> Option<bool> 
         let over = last.filter(|c| c.exited() && !restarts(pod, role, spec, c.exit_code));
         match role {
             Role::Init if over.is_some_and(|c| c.exit_code != 0) => return Some(false),
-            Role::Init | Role::Sidecar => {}
+            Role::Init | Role::Sidecar | Role::Ephemeral => {}
             Role::Main => succeeded &= over?.exit_code == 0,
         }
     }

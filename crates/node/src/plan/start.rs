@@ -33,7 +33,7 @@ pub(crate) fn initialized(view: &View<'_>) -> Result<(), Vec<String>> {
             match role {
                 Role::Init => !last.is_some_and(|c| c.exited() && c.exit_code == 0),
                 Role::Sidecar => !last.is_some_and(|c| sidecar_started(view, spec, c)),
-                Role::Main => false,
+                Role::Main | Role::Ephemeral => false,
             }
         })
         .map(|(_, spec)| spec.name.clone())
@@ -79,6 +79,7 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     } else if let Some(at) = view.known.refresh_at {
         plan.wake(at);
     }
+    ephemeral(view, &mut plan);
     containers(view, &mut plan);
     remove_dead(view, &mut plan);
     plan
@@ -88,6 +89,20 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
 fn old_sandboxes(state: &PodState) -> Vec<&Sandbox> {
     let current = state.current_sandbox().map(|s| &s.id);
     state.sandboxes.iter().filter(|s| Some(&s.id) != current).collect()
+}
+
+/// Somebody wants to look into the pod, perhaps to find out why it does not get on: that waits for nothing of the others.
+fn ephemeral(view: &View<'_>, plan: &mut Plan) {
+    for spec in &view.pod.ephemeral() {
+        match need(view, Role::Ephemeral, spec) {
+            Need::Start { attempt } => start(view, plan, spec, attempt),
+            Need::Remove { id } => plan.want(view, Action::RemoveContainer { id }),
+            Need::Stop { id, why } => {
+                plan.want(view, Action::Stop { id, grace: grace(view.pod, spec, why), why });
+            }
+            Need::Nothing | Need::Wait { .. } => {}
+        }
+    }
 }
 
 fn containers(view: &View<'_>, plan: &mut Plan) {

@@ -8,7 +8,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn pod(mut spec: Value) -> Pod {
-    for list in ["containers", "initContainers"] {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
         for c in spec[list].as_array_mut().into_iter().flatten() {
             c["image"] = "img".into();
         }
@@ -67,15 +67,14 @@ impl Case {
         state: ContainerState,
         exit_code: i32,
     ) -> &mut Container {
-        let containers = self.pod.containers();
-        let spec = containers.iter().find(|(_, c)| c.name == name).map(|(_, c)| *c).expect("a spec");
+        let spec = self.pod.container(name).expect("a spec").into_owned();
         let sandbox = self.state.newest_sandbox().map(|s| s.id.clone()).unwrap_or_default();
         let container = Container {
             id: container_id(&self.pod, name, attempt),
             sandbox_id: sandbox,
             name: name.into(),
             attempt,
-            hash: spec_hash(spec),
+            hash: spec_hash(&spec),
             image: "img".into(),
             image_digest: String::new(),
             state,
@@ -227,6 +226,27 @@ fn a_sidecar_with_a_startup_probe_is_waited_for() {
     let probed = Probed { container_id: "u_s_0".into(), started: true, ..Probed::default() };
     case.known.probes.insert("s".into(), probed);
     assert_eq!(case.words(), ["start a 0"]);
+}
+
+#[test]
+fn an_ephemeral_container_is_started_once_whatever_the_others_do() {
+    let mut case = Case::prepared(json!({
+        "initContainers": [{"name": "i"}], "containers": [{"name": "a"}], "ephemeralContainers": [{"name": "e"}]}));
+    case.runs("i");
+    assert_eq!(case.words(), ["pull e"]);
+    case.known.images.insert("e".into(), image());
+    assert_eq!(case.words(), ["start e 0"]);
+    case.runs("e");
+    case.exited("i", 0);
+    assert_eq!(case.words(), ["start a 0"]);
+    case.runs("a");
+    case.exited("e", 1);
+    assert_eq!(case.words(), Vec::<String>::new(), "it is not started again");
+    case.exited("a", 0);
+    assert_eq!(ended(&case.pod, &case.state, &case.known), None, "a comes again, e counts for nothing");
+    case.runs("e");
+    case.ends(Cause::Deleted, 30);
+    assert_eq!(case.words(), ["stop u_e_0 30"]);
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(super) fn status(
         alive.is_some() && !busy && (spec.startup_probe.is_none() || probed.is_some_and(|p| p.started));
     let ready = match role {
         Role::Init => state.terminated.as_ref().is_some_and(|t| t.exit_code == 0),
+        // Nobody asks whether it is ready.
+        Role::Ephemeral => false,
         _ => started && (spec.readiness_probe.is_none() || probed.is_some_and(|p| p.ready)),
     };
     let has_resources = alive.is_some() && spec.resources.is_some();
@@ -52,7 +54,7 @@ pub(super) fn status(
         container_id: last.filter(|c| !c.id.is_empty()).map(id),
         restart_count: last.map_or(0, |c| i32::try_from(c.attempt).unwrap_or(i32::MAX)),
         ready,
-        started: Some(started),
+        started: (role != Role::Ephemeral).then_some(started),
         last_state: ended
             .map(|c| ContainerState { terminated: Some(terminated(input, c)), ..ContainerState::default() }),
         state: Some(state),

@@ -55,6 +55,10 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         let status = containers::status(input, role, spec, uninitialized);
         if role == Role::Main { main.push(status) } else { init.push(status) }
     }
+    let ephemeral = pod.ephemeral();
+    let ephemeral =
+        ephemeral.iter().map(|spec| containers::status(input, Role::Ephemeral, spec, uninitialized));
+    let ephemeral = some(ephemeral.collect());
     let phase = phase::phase(input, &init, &main);
     let ips = pod_ips(input);
     let generation = pod.metadata.generation;
@@ -73,6 +77,7 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         observed_generation: generation,
         container_statuses: some(main),
         init_container_statuses: some(init),
+        ephemeral_container_statuses: ephemeral,
         reason: input.why.map(|(reason, _)| reason.into()),
         message: input.why.map(|(_, message)| message.into()),
         ..PodStatus::default()
@@ -81,13 +86,13 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         // Nothing of it was ever there.
         status.container_statuses = None;
         status.init_container_statuses = None;
+        status.ephemeral_container_statuses = None;
         status.host_ip = None;
         status.host_ips = None;
     }
     status.conditions = Some(conditions::conditions(input, &status));
     // What others put there stays.
     status.nominated_node_name = input.before.nominated_node_name.clone();
-    status.ephemeral_container_statuses = input.before.ephemeral_container_statuses.clone();
     status.resource_claim_statuses = input.before.resource_claim_statuses.clone();
     status
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use serde_json::{Map, Value, json};
 
 /// Fields of the status that the agent writes; all others are left alone.
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
     "phase",
     "reason",
     "message",
@@ -17,6 +17,7 @@ const OWN: [&str; 14] = [
     "observedGeneration",
     "containerStatuses",
     "initContainerStatuses",
+    "ephemeralContainerStatuses",
     "resources",
     "allocatedResources",
 ];

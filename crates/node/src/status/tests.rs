@@ -41,7 +41,7 @@ impl Case {
     }
 
     fn container(mut self, name: &str, attempt: u32, exit: Option<i32>) -> Self {
-        let hash = spec_hash(self.pod.containers().iter().find(|(_, c)| c.name == name).expect("a spec").1);
+        let hash = spec_hash(&self.pod.container(name).expect("a spec"));
         self.state.put(Container {
             id: format!("u_{name}_{attempt}"),
             sandbox_id: "u_0".into(),
@@ -117,6 +117,22 @@ fn a_pod_is_not_over_while_a_sidecar_runs() {
             Case::new(spec.clone()).container("side", 0, side).container("a", 0, main).ends(Cause::Ended);
         assert_eq!(case.json()["phase"], want, "{side:?} {main:?}");
     }
+}
+
+#[test]
+fn an_ephemeral_container_has_a_status_and_no_say() {
+    let mut with = spec("Always");
+    with["ephemeralContainers"] = json!([{"name": "e", "image": "img"}]);
+    let case = Case::new(with).container("a", 0, None).container("b", 0, None);
+    let waiting = case.json()["ephemeralContainerStatuses"][0].clone();
+    assert_eq!(waiting["state"], json!({"waiting": {"reason": "ContainerCreating"}}));
+    let case = case.container("e", 0, Some(3));
+    let status = case.json();
+    let ended = &status["ephemeralContainerStatuses"][0];
+    assert_eq!(ended["state"]["terminated"]["exitCode"], 3);
+    assert_eq!((&ended["ready"], &ended["restartCount"]), (&json!(false), &json!(0)));
+    assert!(ended.get("started").is_none(), "nobody asks whether it has started: {ended}");
+    assert_eq!((&status["phase"], &case.condition("Ready")["status"]), (&json!("Running"), &json!("True")));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Starting and ending one container: environment, mounts, confinement, hooks. The order of containers is the planner's.
 
-use super::steps::{Failed, Learnt, Step, blocking, seccomp_folder, spec};
+use super::steps::{Failed, Learnt, Step, blocking, seccomp_folder};
 use crate::{
     env::{self, References, expand, service_variables},
     handler::Handler,
@@ -21,7 +21,9 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// All ConfigMaps and Secrets that a pod uses in any way.
 pub(super) fn references(pod: &Pod) -> References {
     let mut all = volumes::references(pod);
-    for (_, container) in pod.containers() {
+    let ephemeral = pod.ephemeral();
+    let containers = pod.containers().into_iter().map(|(_, container)| container);
+    for container in containers.chain(&ephemeral) {
         let of_env = env::references(container);
         all.config_maps.extend(of_env.config_maps);
         all.secrets.extend(of_env.secrets);
@@ -35,13 +37,14 @@ impl Step {
     /// Makes and starts a try of a container, and runs its `postStart` hook.
     pub(super) async fn start(
         &self,
+        state: &PodState,
         name: &str,
         attempt: u32,
         sandbox: String,
         image: Option<Image>,
     ) -> Result<Learnt, Failed> {
-        let (Some(spec), Some(image)) = (spec(&self.pod, name), image) else { return Ok(Learnt::Nothing) };
-        let wanted = match self.container_spec(spec, attempt, sandbox, &image).await {
+        let (Some(spec), Some(image)) = (self.pod.container(name), image) else { return Ok(Learnt::Nothing) };
+        let wanted = match self.container_spec(state, &spec, attempt, sandbox, &image).await {
             Ok(wanted) => wanted,
             Err(why) => {
                 self.events.warning(Some(name), "Failed", format!("Error: {why}"));
@@ -65,10 +68,21 @@ impl Step {
             return Err(Failed { container, ..Failed::new("RunContainerError", error.to_string()) });
         }
         self.events.normal(Some(name), "Started", "Container started");
-        self.post_start(spec, &id).await?;
+        self.post_start(&spec, &id).await?;
         match self.status(&id).await {
             Some(container) => Ok(Learnt::Container(Box::new(container))),
             None => Ok(Learnt::Nothing),
+        }
+    }
+
+    /// The container whose processes an ephemeral one wants to see.
+    fn target(&self, state: &PodState, name: &str) -> Result<Option<String>, String> {
+        let looking = self.pod.spec_ref().ephemeral_containers.iter().flatten().find(|c| c.name == name);
+        let target = looking.and_then(|c| c.target_container_name.as_deref()).filter(|t| !t.is_empty());
+        let Some(target) = target else { return Ok(None) };
+        match state.newest(target).filter(|c| c.running()) {
+            Some(container) => Ok(Some(container.id.clone())),
+            None => Err(format!("unable to find target container \"{target}\"")),
         }
     }
 
@@ -103,6 +117,7 @@ impl Step {
 
     async fn container_spec(
         &self,
+        state: &PodState,
         spec: &Spec,
         attempt: u32,
         sandbox: String,
@@ -154,6 +169,7 @@ impl Step {
             devices: Vec::new(),
             resources: resources::of_container(&self.pod, spec, self.shared.capacity.memory),
             security,
+            processes_of: self.target(state, &spec.name)?,
             log_path: pod_files::log_file(&spec.name, attempt),
             tty: spec.tty == Some(true),
             stdin: spec.stdin == Some(true),
@@ -196,8 +212,8 @@ impl Step {
         };
         self.events.normal(Some(&name), "Killing", message);
         let begun = tokio::time::Instant::now();
-        let hooked = match spec(&self.pod, &name) {
-            Some(spec) => self.pre_stop(spec, id, grace).await,
+        let hooked = match self.pod.container(&name) {
+            Some(spec) => self.pre_stop(&spec, id, grace).await,
             None => false,
         };
         // What the hook has used is gone; but something is left for the container itself.

@@ -29,7 +29,12 @@ impl Worker {
     /// Takes over what runs of the pod from an agent that is gone.
     pub(super) fn adopt(&mut self) {
         let statuses = self.pod.status.clone().unwrap_or_default();
-        let all = statuses.init_container_statuses.into_iter().chain(statuses.container_statuses).flatten();
+        let lists = [
+            statuses.init_container_statuses,
+            statuses.container_statuses,
+            statuses.ephemeral_container_statuses,
+        ];
+        let all = lists.into_iter().flatten().flatten();
         let now = self.shared.now();
         for status in all {
             match self.state.newest(&status.name).cloned() {
@@ -151,9 +156,8 @@ impl Worker {
         if self.messages.contains_key(id) {
             return;
         }
-        let containers = self.pod.containers();
-        let spec = containers.iter().find(|(_, s)| s.name == container.name).map(|(_, s)| *s);
-        let policy = spec.and_then(|s| s.termination_message_policy.as_deref());
+        let spec = self.pod.container(&container.name);
+        let policy = spec.as_ref().and_then(|s| s.termination_message_policy.as_deref());
         let from_log = policy == Some("FallbackToLogsOnError") && container.exit_code != 0;
         let log = from_log.then(|| {
             let folder = pod_files::log_folder(&self.shared.config.root_dir, &self.pod);

@@ -104,7 +104,7 @@ impl Step {
             Action::Mount => self.mount().await,
             Action::Pull { container } => self.pull(&container).await,
             Action::Start { container, attempt, sandbox } => {
-                Box::pin(self.start(&container, attempt, sandbox, image)).await
+                Box::pin(self.start(&state, &container, attempt, sandbox, image)).await
             }
             Action::Stop { id, grace, why } => self.stop(&state, &id, grace, why).await,
             Action::Kill { id } => self.kill(&id).await,
@@ -229,12 +229,12 @@ impl Step {
     }
 
     async fn pull(&self, name: &str) -> Result<Learnt, Failed> {
-        let Some(spec) = spec(&self.pod, name) else { return Ok(Learnt::Nothing) };
+        let Some(spec) = self.pod.container(name) else { return Ok(Learnt::Nothing) };
         let secrets = self.pod.spec_ref().image_pull_secrets.iter().flatten().map(|s| s.name.clone());
         let references = env::References { secrets: secrets.collect(), ..Default::default() };
         let ensure = async {
             let objects = self.shared.objects.get(self.pod.namespace(), &references).await;
-            self.shared.puller.ensure(&self.pod, spec, &objects, &self.events).await
+            self.shared.puller.ensure(&self.pod, &spec, &objects, &self.events).await
         };
         let image = tokio::select! {
             image = ensure => image,
@@ -299,11 +299,6 @@ impl Step {
             Err(error) => Err(Error::api("deleting the pod", error).into()),
         }
     }
-}
-
-/// A container's spec by name.
-pub(super) fn spec<'a>(pod: &'a Pod, name: &str) -> Option<&'a k8s_openapi::api::core::v1::Container> {
-    pod.containers().into_iter().map(|(_, c)| c).find(|c| c.name == name)
 }
 
 /// Runs what blocks on the disk away from the async threads.

@@ -1,5 +1,5 @@
 use crate::machine::Machine;
-use orlop_runtime::ContainerRuntime;
+use orlop_runtime::{ContainerRuntime, ContainerSpec, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,6 +42,25 @@ async fn a_shared_process_namespace_has_an_init_that_reaps() {
     assert_eq!(machine.exec("a", "ps | grep -c '[s]leep 7654'").await.1, "0\n");
     machine.stop_container("a", std::time::Duration::ZERO).await.unwrap();
     assert_eq!(machine.container_status("a").await.unwrap().exit_code, 137);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_may_see_the_processes_of_one_beside_it_while_that_runs() {
+    let machine = Machine::new().await;
+    machine.sandbox("s").await;
+    let looking = |id: &str, at: &str| ContainerSpec {
+        processes_of: Some(at.into()),
+        ..machine.container_spec(id, "s", "ps -o args; cat /proc/1/comm; sleep 5432 & exit 0")
+    };
+    assert!(matches!(machine.create_container(looking("l", "a")).await, Err(Error::NotFound { .. })));
+    machine.start(machine.container_spec("a", "s", "sleep 4321")).await;
+    let (status, log) = machine.run(looking("l", "a")).await;
+    assert_eq!(status.exit_code, 0);
+    assert!(log.contains("sleep 4321") && log.ends_with("sleep\n"), "{log}");
+    // What it left behind is gone; the one that it looked at is not.
+    assert_eq!(machine.exec("a", "ps | grep -c '[s]leep 5432'").await.1, "0\n");
+    machine.stop_container("a", std::time::Duration::ZERO).await.unwrap();
+    assert!(matches!(machine.create_container(looking("m", "a")).await, Err(Error::State(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
