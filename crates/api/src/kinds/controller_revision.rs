@@ -3,7 +3,7 @@
 use super::base;
 use crate::{
     FieldError, FieldErrors, Kind, Path, Rules,
-    object::{flag, has, int, list, text},
+    object::{flag, int, list, text},
     print,
 };
 use jiff::Timestamp;
@@ -27,8 +27,10 @@ struct ControllerRevision;
 impl Rules for ControllerRevision {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = FieldErrors::new();
-        if !has(object, "/data") {
-            errors.required("data", "data is mandatory");
+        match object.get("data").filter(|data| !data.is_null()) {
+            None => errors.required("data", "data is mandatory"),
+            Some(data) if !data.is_object() => errors.required("data", "data must be a valid JSON object"),
+            Some(_) => {}
         }
         errors.not_negative(&Path::new("revision"), int(object, "/revision"));
         errors.into_vec()

@@ -118,7 +118,10 @@ fn validate_strategy(object: &Value, errors: &mut FieldErrors) {
                 _ => {}
             }
         }
-        other => errors.one_of(&path.child("type"), other, &["OnDelete", "RollingUpdate"]),
+        _ => {
+            let given = object["spec"]["updateStrategy"].clone();
+            errors.push(FieldError::not_supported(path, given, &["RollingUpdate", "OnDelete"]));
+        }
     }
 }
 
@@ -131,6 +134,17 @@ mod tests {
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}}});
         DaemonSet.default(&mut object);
         DaemonSet.validate(&object).into_iter().map(|e| e.to_string()).collect()
+    }
+
+    #[test]
+    fn an_unknown_strategy_is_shown_whole() {
+        assert_eq!(
+            wrong(json!({"type": "Slow"})),
+            [
+                "spec.updateStrategy: Unsupported value: {\"type\":\"Slow\"}: supported values: \"RollingUpdate\", \
+              \"OnDelete\""
+            ]
+        );
     }
 
     #[test]

@@ -117,7 +117,10 @@ fn validate_strategy(object: &Value, path: &Path, errors: &mut FieldErrors) {
             }
             workload::validate_at_most_all(unavailable, &rolling.child("maxUnavailable"), errors);
         }
-        other => errors.one_of(&path.child("type"), other, &["Recreate", "RollingUpdate"]),
+        _ => {
+            let given = object["spec"]["strategy"].clone();
+            errors.push(FieldError::not_supported(path, given, &["Recreate", "RollingUpdate"]));
+        }
     }
 }
 
@@ -169,7 +172,7 @@ mod tests {
             ),
             (
                 json!({"strategy": {"type": "Slow"}}),
-                "spec.strategy.type: Unsupported value: \"Slow\": supported values: \"Recreate\", \"RollingUpdate\"",
+                "spec.strategy: Unsupported value: {\"type\":\"Slow\"}: supported values: \"Recreate\", \"RollingUpdate\"",
             ),
             (
                 json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}),

@@ -120,7 +120,7 @@ fn validate_endpoint(endpoint: &Value, kind: &str, path: &Path, errors: &mut Fie
 }
 
 /// Addresses that would lead back to the node itself, or to many.
-fn validate_usable(ip: IpAddr, path: &Path, errors: &mut FieldErrors) {
+pub(super) fn validate_usable(ip: IpAddr, path: &Path, errors: &mut FieldErrors) {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

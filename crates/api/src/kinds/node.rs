@@ -62,7 +62,8 @@ impl Rules for Node {
         let mut errors = FieldErrors::new();
         let path = Path::new("spec");
         if let Some(taints) = object.pointer("/spec/taints").filter(|t| !t.is_null()) {
-            let path = path.child("taints");
+            // That is what Kubernetes calls the place.
+            let path = Path::new("metadata.taints");
             if let Some(taints) = errors.decode::<Vec<Taint>>(&path, taints) {
                 validate_taints(&taints, &path, &mut errors);
             }
@@ -141,7 +142,7 @@ fn validate_node_status(object: &Value, errors: &mut FieldErrors) {
     let path = Path::new("status");
     for part in ["capacity", "allocatable"] {
         for (name, amount) in map(object, &format!("/status/{part}")).into_iter().flatten() {
-            let path = path.child(part).key(name);
+            let path = path.child(part).child(name);
             let amount = Quantity(amount.as_str().unwrap_or_default().to_string());
             errors.messages(&path, name, name::qualified_name(name));
             validate_amount(name, &amount, &path, errors);
@@ -217,7 +218,7 @@ mod tests {
         Node.default(&mut node);
         assert_eq!(node["status"]["allocatable"]["memory"], "1Gi");
         let paths: Vec<String> = Node.validate(&node).into_iter().map(|e| e.path).collect();
-        assert_eq!(paths, ["status.capacity[pods]", "status.allocatable[pods]"]);
+        assert_eq!(paths, ["status.capacity.pods", "status.allocatable.pods"]);
     }
 
     #[test]
@@ -230,12 +231,12 @@ mod tests {
             wrong(json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}]))
                 .is_empty()
         );
-        assert_eq!(wrong(json!([{"key": "a", "effect": "No"}])), ["spec.taints[0].effect"]);
+        assert_eq!(wrong(json!([{"key": "a", "effect": "No"}])), ["metadata.taints[0].effect"]);
         assert_eq!(
             wrong(
                 json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "x", "effect": "NoSchedule"}])
             ),
-            ["spec.taints[1]"]
+            ["metadata.taints[1]"]
         );
     }
 

@@ -4,7 +4,7 @@ use super::{base, texts};
 use crate::{
     Deletion, FieldError, FieldErrors, Kind, Path, Rules,
     object::{carry_over, int, list, text},
-    pod_spec::{defaults, template::decode_spec, update::validate_spec_update, validate::validate_spec},
+    pod_spec::{defaults, template::decode_spec, update::validate_spec_update, validate},
     print,
     qos::QosClass,
 };
@@ -87,7 +87,9 @@ impl Rules for Pod {
         let path = Path::new("spec");
         let spec = object.get("spec").unwrap_or(&Value::Null);
         if let Some(spec) = decode_spec(spec, &path, &mut errors) {
-            validate_spec(&spec, &path, &mut errors);
+            validate::validate_spec(&spec, &path, &mut errors);
+            validate::validate_host_network(&spec, true, &path, &mut errors);
+            validate::validate_for_pod(&spec, &path, &mut errors);
             let made = crate::object::has(object, "/metadata/resourceVersion");
             if !made && spec.ephemeral_containers.is_some_and(|containers| !containers.is_empty()) {
                 errors.forbidden(path.child("ephemeralContainers"), "cannot be set on create");

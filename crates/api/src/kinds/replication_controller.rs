@@ -93,6 +93,10 @@ impl Rules for ReplicationController {
                 errors.invalid(path.child(field), count(field), "cannot be greater than status.replicas");
             }
         }
+        if count("availableReplicas") > count("readyReplicas") {
+            let message = "cannot be greater than readyReplicas";
+            errors.invalid(path.child("availableReplicas"), count("availableReplicas"), message);
+        }
         errors.into_vec()
     }
 

@@ -243,6 +243,9 @@ mod tests {
         let rolling =
             json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}});
         assert_eq!(spec["updateStrategy"], rolling);
+        // Who names the type has said all.
+        let named = json!({"type": "RollingUpdate"});
+        assert_eq!(set(json!({"updateStrategy": named}))["spec"]["updateStrategy"], named);
         let retention = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
         assert_eq!(spec["persistentVolumeClaimRetentionPolicy"], retention);
         let claim = &spec["volumeClaimTemplates"][0];

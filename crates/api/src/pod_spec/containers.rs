@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 /// All containers of a pod. `volumes` are the names that mounts may use.
 pub fn validate_containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path, errors: &mut FieldErrors) {
-    let host_network = spec.host_network == Some(true);
+    let grace = spec.termination_grace_period_seconds;
     let mut names = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     let main = path.child("containers");
@@ -24,8 +24,8 @@ pub fn validate_containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path
         let path = main.index(at);
         validate_name(container, &mut names, &path, errors);
         validate_container(container, volumes, &path, errors);
-        validate_running(container, &path, errors);
-        validate_host_ports(container, host_network, Some(&mut host_ports), &path, errors);
+        validate_running(container, grace, &path, errors);
+        validate_host_ports(container, Some(&mut host_ports), &path, errors);
         if let Some(policy) = &container.restart_policy {
             errors.one_of(&path.child("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
         }
@@ -35,8 +35,8 @@ pub fn validate_containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &Path
         validate_name(container, &mut names, &path, errors);
         validate_container(container, volumes, &path, errors);
         // One after the other: only ports of the same init container can collide.
-        validate_host_ports(container, host_network, None, &path, errors);
-        validate_init(container, &path, errors);
+        validate_host_ports(container, None, &path, errors);
+        validate_init(container, grace, &path, errors);
     }
     ephemeral::validate(spec, volumes, path, errors);
 }
@@ -55,12 +55,12 @@ fn validate_name<'a>(
 }
 
 /// What an init container may not have, unless it keeps running as a sidecar.
-fn validate_init(container: &Container, path: &Path, errors: &mut FieldErrors) {
+fn validate_init(container: &Container, grace: Option<i64>, path: &Path, errors: &mut FieldErrors) {
     if let Some(policy) = &container.restart_policy {
         errors.one_of(&path.child("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
     }
     if is_sidecar(container) {
-        validate_running(container, path, errors);
+        validate_running(container, grace, path, errors);
         return;
     }
     let message = "may not be set for init containers without restartPolicy=Always";
@@ -76,9 +76,9 @@ fn validate_init(container: &Container, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-fn validate_running(container: &Container, path: &Path, errors: &mut FieldErrors) {
+fn validate_running(container: &Container, grace: Option<i64>, path: &Path, errors: &mut FieldErrors) {
     if let Some(lifecycle) = &container.lifecycle {
-        validate_lifecycle(lifecycle, &path.child("lifecycle"), errors);
+        validate_lifecycle(lifecycle, grace, &path.child("lifecycle"), errors);
     }
     for (field, probe, purpose) in [
         ("livenessProbe", &container.liveness_probe, Purpose::Liveness),
@@ -100,11 +100,9 @@ pub(super) fn validate_container(
     let image = container.image.as_deref().unwrap_or_default();
     if image.is_empty() {
         errors.required(path.child("image"), "");
-    } else if image.trim() != image {
-        errors.invalid(path.child("image"), image, "must not have leading or trailing whitespace");
     }
     let policy = container.termination_message_policy.as_deref().unwrap_or_default();
-    let supported = ["FallbackToLogsOnError", "File"];
+    let supported = ["File", "FallbackToLogsOnError"];
     errors.required_one_of(&path.child("terminationMessagePolicy"), policy, &supported);
     validate_ports(container.ports.as_deref().unwrap_or_default(), &path.child("ports"), errors);
     validate_env(container.env.as_deref().unwrap_or_default(), &path.child("env"), errors);
@@ -159,7 +157,6 @@ fn port_number(number: i64, path: &Path, errors: &mut FieldErrors) {
 
 fn validate_host_ports(
     container: &Container,
-    host_network: bool,
     taken: Option<&mut BTreeSet<String>>,
     path: &Path,
     errors: &mut FieldErrors,
@@ -169,10 +166,6 @@ fn validate_host_ports(
     for (at, port) in container.ports.iter().flatten().enumerate() {
         let path = path.child("ports").index(at);
         let host = port.host_port.unwrap_or_default();
-        if host_network && host != port.container_port {
-            let message = "must match `hostPort` when `hostNetwork` is true";
-            errors.invalid(path.child("containerPort"), port.container_port, message);
-        }
         if host != 0 {
             let protocol = port.protocol.as_deref().unwrap_or_default();
             let shown = format!("{protocol}/{}/{host}", port.host_ip.as_deref().unwrap_or_default());
@@ -186,10 +179,11 @@ fn validate_host_ports(
 fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>, path: &Path, errors: &mut FieldErrors) {
     let mut places = BTreeSet::new();
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
-        let path = path.index(at);
+        let (all, path) = (path, path.index(at));
         if mount.name.is_empty() {
             errors.required(path.child("name"), "");
-        } else if !volumes.contains(mount.name.as_str()) {
+        }
+        if !volumes.contains(mount.name.as_str()) {
             errors.push(crate::FieldError::not_found(path.child("name"), mount.name.as_str()));
         }
         if mount.mount_path.is_empty() {
@@ -197,24 +191,40 @@ fn validate_mounts(container: &Container, volumes: &BTreeSet<&str>, path: &Path,
         } else if !places.insert(&mount.mount_path) {
             errors.invalid(path.child("mountPath"), mount.mount_path.as_str(), "must be unique");
         }
-        validate_sub_path(mount, &path, errors);
+        validate_sub_path(mount, all, &path, errors);
         let privileged = container.security_context.as_ref().is_some_and(|c| c.privileged == Some(true));
         if let Some(propagation) = &mount.mount_propagation {
             let supported = ["Bidirectional", "HostToContainer", "None"];
-            errors.one_of(&path.child("mountPropagation"), propagation, &supported);
+            errors.one_of(&all.child("mountPropagation"), propagation, &supported);
             if propagation == "Bidirectional" && !privileged {
                 let message = "Bidirectional mount propagation is available only to privileged containers";
-                errors.forbidden(path.child("mountPropagation"), message);
+                errors.forbidden(all.child("mountPropagation"), message);
             }
+        }
+        if let Some(mode) = &mount.recursive_read_only {
+            validate_recursive_read_only(mount, mode, &all.child("recursiveReadOnly"), errors);
         }
     }
 }
 
-fn validate_sub_path(mount: &VolumeMount, path: &Path, errors: &mut FieldErrors) {
+fn validate_recursive_read_only(mount: &VolumeMount, mode: &str, path: &Path, errors: &mut FieldErrors) {
+    if !matches!(mode, "Enabled" | "IfPossible") {
+        return errors.one_of(path, mode, &["Disabled", "Enabled", "IfPossible"]);
+    }
+    if mount.read_only != Some(true) {
+        errors.forbidden(path, "may only be specified when readOnly is true");
+    }
+    if mount.mount_propagation.as_deref().is_some_and(|p| p != "None") {
+        errors.forbidden(path, "may only be specified when mountPropagation is None or not specified");
+    }
+}
+
+/// What is wrong with paths below a volume stands at the list of mounts, `all`, as it does in Kubernetes.
+fn validate_sub_path(mount: &VolumeMount, all: &Path, path: &Path, errors: &mut FieldErrors) {
     let plain = mount.sub_path.as_deref().unwrap_or_default();
     let expression = mount.sub_path_expr.as_deref().unwrap_or_default();
     for (field, sub) in [("subPath", plain), ("subPathExpr", expression)] {
-        let path = path.child(field);
+        let path = all.child(field);
         if sub.starts_with('/') {
             errors.invalid(&path, sub, "must be a relative path");
         }

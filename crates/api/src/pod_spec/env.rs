@@ -20,6 +20,8 @@ const ENV_FIELDS: [&str; 9] = [
 /// Fields that a file of a downward API volume may show.
 const VOLUME_FIELDS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+/// Fields that are known and can be shown nowhere.
+const OTHER_FIELDS: [&str; 3] = ["spec.restartPolicy", "spec.schedulerName", "status.phase"];
 const RESOURCES: [&str; 6] = [
     "limits.cpu",
     "limits.ephemeral-storage",
@@ -58,9 +60,7 @@ fn validate_source(from: &EnvVarSource, has_value: bool, path: &Path, errors: &m
         if let Some((object, key)) = key_ref {
             sources += 1;
             let path = path.child(field);
-            if object.is_empty() {
-                errors.required(path.child("name"), "");
-            }
+            errors.messages(&path.child("name"), object, name::dns_subdomain(object));
             errors.required_and(&path.child("key"), key, name::config_key);
         }
     }
@@ -80,7 +80,7 @@ fn validate_source(from: &EnvVarSource, has_value: bool, path: &Path, errors: &m
 /// All sources of whole sets of variables.
 pub fn validate_env_from(sources: &[EnvFromSource], path: &Path, errors: &mut FieldErrors) {
     for (at, source) in sources.iter().enumerate() {
-        let path = path.index(at);
+        let (all, path) = (path, path.index(at));
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if !prefix.is_empty() {
             errors.messages(&path.child("prefix"), prefix, name::env_name(prefix));
@@ -91,9 +91,10 @@ pub fn validate_env_from(sources: &[EnvFromSource], path: &Path, errors: &mut Fi
             errors.required_and(&path.child(field).child("name"), name, name::dns_subdomain);
         }
         match (config_map, secret) {
-            (None, None) => errors.invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`"),
+            // These stand at the list, as they do in Kubernetes.
+            (None, None) => errors.invalid(all, "", "must specify one of: `configMapRef` or `secretRef`"),
             (Some(_), Some(_)) => {
-                errors.invalid(&path, "", "may not have more than one field specified at a time");
+                errors.invalid(all, "", "may not have more than one field specified at a time");
             }
             _ => {}
         }
@@ -110,19 +111,21 @@ fn validate_field_ref(field: &ObjectFieldSelector, known: &[&str], path: &Path, 
         errors.required(path.child("apiVersion"), "");
         return;
     }
-    let path = path.child("fieldPath");
+    let (reference, path) = (path, path.child("fieldPath"));
     let wanted = field.field_path.as_str();
     match subscript(wanted) {
         _ if wanted.is_empty() => errors.required(&path, ""),
         Some(("metadata.annotations", key)) => {
-            errors.messages(&path, key, name::qualified_name(&key.to_lowercase()));
+            let key = key.to_lowercase();
+            errors.messages(reference, &key, name::qualified_name(&key));
         }
-        Some(("metadata.labels", key)) => errors.messages(&path, key, name::qualified_name(key)),
+        Some(("metadata.labels", key)) => errors.messages(reference, key, name::qualified_name(key)),
         Some(_) => {
-            let message = format!("error converting fieldPath: field label not supported: {wanted}");
+            let message =
+                format!("error converting fieldPath: field label does not support subscript: {wanted}");
             errors.invalid(&path, wanted, message);
         }
-        None if ENV_FIELDS.contains(&wanted) || VOLUME_FIELDS.contains(&wanted) => {
+        None if [&ENV_FIELDS[..], &VOLUME_FIELDS, &OTHER_FIELDS].concat().contains(&wanted) => {
             errors.one_of(&path, wanted, known);
         }
         None => {
@@ -147,15 +150,17 @@ pub fn validate_resource_field_ref(resource: &ResourceFieldSelector, path: &Path
         errors.one_of(&path.child("resource"), wanted, &RESOURCES);
     }
     let divisor = resource.divisor.as_ref().map(Quantity::of).unwrap_or_default();
-    let good: &[&str] = match wanted.split_once('.').map_or("", |(_, name)| name) {
-        "cpu" => &["1m", "1"],
-        _ => &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
+    const SIZES: [&str; 13] =
+        ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+    let (good, shown, kind): (&[&str], _, _) = match wanted.split_once('.').map_or("", |(_, name)| name) {
+        "cpu" => (&["1m", "1"], "1m and 1".to_string(), "cpu"),
+        "memory" => (&SIZES, SIZES.join(", "), "memory"),
+        "ephemeral-storage" => (&SIZES, SIZES.join(", "), "local ephemeral storage"),
+        _ if huge => (&SIZES, SIZES.join(", "), "hugepages"),
+        _ => return,
     };
-    if !divisor.is_zero() && !good.iter().any(|d| Quantity::parse(d) == Ok(divisor)) {
-        errors.invalid(
-            path.child("divisor"),
-            divisor.to_string(),
-            format!("only divisor's values {} are supported with the {wanted} resource", good.join(", ")),
-        );
+    if !divisor.is_zero() && !good.contains(&divisor.to_string().as_str()) {
+        let message = format!("only divisor's values {shown} are supported with the {kind} resource");
+        errors.invalid(path.child("divisor"), wanted, message);
     }
 }

@@ -1,6 +1,5 @@
 //! Validation of what is asked of a running container: probes and lifecycle hooks.
 
-use super::MAX_INT32;
 use crate::{FieldErrors, Path, name};
 use k8s_openapi::{
     api::core::v1::{
@@ -21,7 +20,7 @@ pub enum Purpose {
     Startup,
 }
 
-/// A probe. `grace` is the pod's `terminationGracePeriodSeconds`, for nothing but its presence.
+/// A probe.
 pub fn validate_probe(probe: &Probe, purpose: Purpose, path: &Path, errors: &mut FieldErrors) {
     let handlers = Handlers {
         exec: probe.exec.as_ref(),
@@ -29,6 +28,7 @@ pub fn validate_probe(probe: &Probe, purpose: Purpose, path: &Path, errors: &mut
         tcp_socket: probe.tcp_socket.as_ref(),
         grpc: probe.grpc.as_ref(),
         sleep: None,
+        grace: None,
     };
     handlers.validate(path, errors);
     for (field, value) in [
@@ -42,10 +42,11 @@ pub fn validate_probe(probe: &Probe, purpose: Purpose, path: &Path, errors: &mut
     }
     if let Some(grace) = probe.termination_grace_period_seconds {
         let path = path.child("terminationGracePeriodSeconds");
+        if grace <= 0 {
+            errors.invalid(&path, grace, "must be greater than 0");
+        }
         if purpose == Purpose::Readiness {
             errors.invalid(&path, grace, "must not be set for readinessProbes");
-        } else if grace <= 0 {
-            errors.invalid(&path, grace, "must be greater than 0");
         }
     }
     let successes = probe.success_threshold.unwrap_or(1);
@@ -54,23 +55,24 @@ pub fn validate_probe(probe: &Probe, purpose: Purpose, path: &Path, errors: &mut
     }
 }
 
-/// Both hooks.
-pub fn validate_lifecycle(lifecycle: &Lifecycle, path: &Path, errors: &mut FieldErrors) {
+/// Both hooks. `grace` is the pod's `terminationGracePeriodSeconds`, within which a hook must have slept.
+pub fn validate_lifecycle(lifecycle: &Lifecycle, grace: Option<i64>, path: &Path, errors: &mut FieldErrors) {
     let hooks = [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)];
     for (field, hook) in hooks {
         if let Some(hook) = hook {
-            validate_hook(hook, &path.child(field), errors);
+            validate_hook(hook, grace, &path.child(field), errors);
         }
     }
 }
 
-fn validate_hook(hook: &LifecycleHandler, path: &Path, errors: &mut FieldErrors) {
+fn validate_hook(hook: &LifecycleHandler, grace: Option<i64>, path: &Path, errors: &mut FieldErrors) {
     let handlers = Handlers {
         exec: hook.exec.as_ref(),
         http_get: hook.http_get.as_ref(),
         tcp_socket: hook.tcp_socket.as_ref(),
         grpc: None,
         sleep: hook.sleep.as_ref(),
+        grace,
     };
     handlers.validate(path, errors);
 }
@@ -82,6 +84,7 @@ struct Handlers<'a> {
     tcp_socket: Option<&'a TCPSocketAction>,
     grpc: Option<&'a GRPCAction>,
     sleep: Option<&'a SleepAction>,
+    grace: Option<i64>,
 }
 
 impl Handlers<'_> {
@@ -113,9 +116,12 @@ impl Handlers<'_> {
             }
         }
         if let Some(sleep) = self.sleep.filter(|_| first(self.sleep.is_some(), "sleep", errors))
-            && !(0..=MAX_INT32).contains(&sleep.seconds)
+            && let Some(grace) = self.grace
+            && (sleep.seconds < 0 || sleep.seconds > grace)
         {
-            errors.invalid(path.child("sleep.seconds"), sleep.seconds, "must be greater than or equal to 0");
+            let message =
+                format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+            errors.invalid(path.child("sleep"), sleep.seconds, message);
         }
         if seen == 0 {
             errors.required(path, "must specify a handler type");

@@ -1,13 +1,13 @@
 //! Validation of what steers a pod to nodes: selectors, affinity, tolerations, spreading.
 
-use crate::{FieldErrors, NameRule, Path, name, selector};
+use crate::{FieldError, FieldErrors, NameRule, Path, name, selector};
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
     PodSpec, Taint, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use std::collections::BTreeSet;
 
-const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// All of it.
 pub fn validate(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
@@ -89,7 +89,10 @@ pub fn validate_taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) 
         }
         errors.required_one_of(&path.child("effect"), &taint.effect, &EFFECTS);
         if !seen.insert((&taint.key, &taint.effect)) {
-            errors.duplicate(&path, serde_json::to_value(taint).unwrap_or_default());
+            errors.push(FieldError {
+                detail: "taints must be unique by key and effect pair".into(),
+                ..FieldError::duplicate(&path, serde_json::to_value(taint).unwrap_or_default())
+            });
         }
     }
 }
@@ -135,7 +138,7 @@ fn validate_node_affinity(affinity: &NodeAffinity, path: &Path, errors: &mut Fie
     for (at, preferred) in preferred.enumerate() {
         let path = path.child("preferredDuringSchedulingIgnoredDuringExecution").index(at);
         validate_weight(preferred.weight, &path, errors);
-        validate_node_term(&preferred.preference, &path.child("preference"), errors);
+        validate_node_term(&preferred.preference, false, &path.child("preference"), errors);
     }
 }
 
@@ -146,19 +149,19 @@ pub fn validate_node_selector(selector: &NodeSelector, path: &Path, errors: &mut
         errors.required(&path, "must have at least one node selector term");
     }
     for (at, term) in selector.node_selector_terms.iter().enumerate() {
-        validate_node_term(term, &path.index(at), errors);
+        validate_node_term(term, true, &path.index(at), errors);
     }
 }
 
-fn validate_node_term(term: &NodeSelectorTerm, path: &Path, errors: &mut FieldErrors) {
+/// Values that no label can have are wrong only in what is `required`.
+fn validate_node_term(term: &NodeSelectorTerm, required: bool, path: &Path, errors: &mut FieldErrors) {
     for (at, requirement) in term.match_expressions.iter().flatten().enumerate() {
         let path = path.child("matchExpressions").index(at);
         validate_node_requirement(requirement, &path, errors);
         errors.messages(&path.child("key"), &requirement.key, name::qualified_name(&requirement.key));
         for (at, value) in requirement.values.iter().flatten().enumerate() {
-            let wrong = name::label_value(value);
-            if !matches!(requirement.operator.as_str(), "Gt" | "Lt") {
-                errors.messages(&path.child("values").index(at), value, wrong);
+            if required {
+                errors.messages(&path.child("values").index(at), value, name::label_value(value));
             }
         }
     }
@@ -213,7 +216,11 @@ fn validate_pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut FieldErro
         let wrong = name::object_name(NameRule::DnsLabel, namespace);
         errors.messages(&path.child("namespace"), namespace, wrong);
     }
-    validate_topology_key(&term.topology_key, path, errors);
+    let path = path.child("topologyKey");
+    if term.topology_key.is_empty() {
+        errors.required(&path, "can not be empty");
+    }
+    errors.messages(&path, &term.topology_key, name::qualified_name(&term.topology_key));
 }
 
 fn validate_topology_key(key: &str, path: &Path, errors: &mut FieldErrors) {

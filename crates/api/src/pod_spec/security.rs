@@ -1,11 +1,14 @@
 //! Validation of security contexts, of pods and of containers.
 
 use super::MAX_INT32;
-use crate::{FieldErrors, Path};
+use crate::{FieldError, FieldErrors, Path};
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
 };
 use serde_json::Value;
+
+/// The longest name of an AppArmor profile.
+const MAX_PROFILE: usize = 4095;
 
 /// The security context of a whole pod, and the host's namespaces beside it.
 pub fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
@@ -14,13 +17,16 @@ pub fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     validate_ids(context, &path, errors);
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let message = "ShareProcessNamespace and HostPID cannot both be enabled";
-        errors.invalid("spec.shareProcessNamespace", true, message);
+        errors.invalid(path.child("shareProcessNamespace"), true, message);
     }
     if let Some(policy) = &context.fs_group_change_policy {
         errors.one_of(&path.child("fsGroupChangePolicy"), policy, &["Always", "OnRootMismatch"]);
     }
     if let Some(policy) = &context.supplemental_groups_policy {
         errors.one_of(&path.child("supplementalGroupsPolicy"), policy, &["Merge", "Strict"]);
+    }
+    if let Some(policy) = &context.se_linux_change_policy {
+        errors.one_of(&path.child("seLinuxChangePolicy"), policy, &["MountOption", "Recursive"]);
     }
     let mut seen = std::collections::BTreeSet::new();
     for (at, sysctl) in context.sysctls.iter().flatten().enumerate() {
@@ -37,8 +43,31 @@ pub fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         } else if !seen.insert(&sysctl.name) {
             errors.duplicate(&path, sysctl.name.as_str());
         }
+        let (network, ipc) = (spec.host_network == Some(true), spec.host_ipc == Some(true));
+        match sysctl_namespace(&sysctl.name) {
+            "net" if network => {
+                let message = "may not be specified when 'hostNetwork' is true";
+                errors.invalid(&path, sysctl.name.as_str(), message);
+            }
+            "ipc" if ipc => {
+                let message = "may not be specified when 'hostIPC' is true";
+                errors.invalid(&path, sysctl.name.as_str(), message);
+            }
+            _ => {}
+        }
     }
     validate_profiles(context.seccomp_profile.as_ref(), context.app_armor_profile.as_ref(), &path, errors);
+}
+
+/// The kernel's namespace that a setting belongs to.
+fn sysctl_namespace(name: &str) -> &'static str {
+    let name = name.replace('/', ".");
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    match () {
+        () if starts(&["net."]) => "net",
+        () if name == "kernel.sem" || starts(&["kernel.shm", "kernel.msg", "fs.mqueue."]) => "ipc",
+        () => "",
+    }
 }
 
 fn is_sysctl(name: &str) -> bool {
@@ -101,30 +130,59 @@ fn validate_profiles(
 ) {
     if let Some(profile) = seccomp {
         let path = path.child("seccompProfile");
-        validate_profile("seccomp", &profile.type_, profile.localhost_profile.as_deref(), &path, errors);
+        validate_profile_type("seccomp", &profile.type_, &path, errors);
+        validate_seccomp_file(profile, &path.child("localhostProfile"), errors);
     }
     if let Some(profile) = app_armor {
         let path = path.child("appArmorProfile");
-        validate_profile("AppArmor", &profile.type_, profile.localhost_profile.as_deref(), &path, errors);
+        validate_profile_type("appArmor", &profile.type_, &path, errors);
+        validate_app_armor_name(profile, &path.child("localhostProfile"), errors);
     }
 }
 
-fn validate_profile(what: &str, kind: &str, local: Option<&str>, path: &Path, errors: &mut FieldErrors) {
-    errors.required_one_of(&path.child("type"), kind, &["Localhost", "RuntimeDefault", "Unconfined"]);
-    let path = path.child("localhostProfile");
-    match (kind, local) {
+fn validate_profile_type(what: &str, kind: &str, path: &Path, errors: &mut FieldErrors) {
+    if kind.is_empty() {
+        errors.required(path.child("type"), &format!("type is required when {what}Profile is set"));
+    } else {
+        errors.one_of(&path.child("type"), kind, &["Localhost", "RuntimeDefault", "Unconfined"]);
+    }
+}
+
+/// The file of a profile on the node.
+fn validate_seccomp_file(profile: &SeccompProfile, path: &Path, errors: &mut FieldErrors) {
+    match (profile.type_.as_str(), profile.localhost_profile.as_deref()) {
+        ("Localhost", None) => errors.required(path, "must be set when seccomp type is Localhost"),
+        ("Localhost", Some(file)) => {
+            if file.starts_with('/') {
+                errors.invalid(path, file, "must be a relative path");
+            }
+            if file.split('/').any(|part| part == "..") {
+                errors.invalid(path, file, "must not contain '..'");
+            }
+        }
+        (_, None) => {}
+        (_, Some(_)) => {
+            let shown = serde_json::to_value(profile).unwrap_or(Value::Null);
+            errors.invalid(path, shown, "can only be set when seccomp type is Localhost");
+        }
+    }
+}
+
+/// The name of a profile on the node.
+fn validate_app_armor_name(profile: &AppArmorProfile, path: &Path, errors: &mut FieldErrors) {
+    match (profile.type_.as_str(), profile.localhost_profile.as_deref()) {
+        ("Localhost", Some(name)) if name.trim() != name => {
+            errors.invalid(path, name, "must not be padded with whitespace");
+        }
         ("Localhost", None | Some("")) => {
-            errors.required(&path, &format!("must be set when {what} type is Localhost "));
+            errors.required(path, "must be set when AppArmor type is Localhost");
         }
-        ("Localhost", Some(file)) if what == "seccomp" && file.starts_with('/') => {
-            errors.invalid(&path, file, "must be a relative path");
+        ("Localhost", Some(name)) if name.len() > MAX_PROFILE => {
+            errors.push(FieldError::too_long(path, MAX_PROFILE));
         }
-        ("Localhost", Some(file)) if file.split('/').any(|part| part == "..") => {
-            errors.invalid(&path, file, "must not contain '..'");
+        ("RuntimeDefault" | "Unconfined", Some(name)) => {
+            errors.invalid(path, name, "can only be set when AppArmor type is Localhost");
         }
-        ("Localhost", _) | (_, None) => {}
-        (_, Some(file)) => {
-            errors.invalid(&path, file, format!("can only be set when {what} type is Localhost"))
-        }
+        _ => {}
     }
 }

@@ -1,7 +1,10 @@
 //! Pod templates: their validation beside the selector of what owns them, and the hash by which the pods of one
 //! template are told from those of the next.
 
-use super::{defaults, validate::validate_spec};
+use super::{
+    defaults,
+    validate::{validate_host_network, validate_spec},
+};
 use crate::{
     FieldErrors, Path,
     metadata::{validate_annotations, validate_labels},
@@ -33,6 +36,7 @@ pub fn validate(template: &Value, restart_policies: &[&str], path: &Path, errors
             .forbidden(path.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
     validate_spec(&spec, &path, errors);
+    validate_host_network(&spec, false, &path, errors);
     let policy = spec.restart_policy.as_deref().unwrap_or_default();
     errors.one_of(&path.child("restartPolicy"), policy, restart_policies);
 }

@@ -87,8 +87,10 @@ fn validate_tolerations(new: &Value, old: &Value, path: &Path, errors: &mut Fiel
 
 fn validate_gates(new: &Value, old: &Value, path: &Path, errors: &mut FieldErrors) {
     let before = list(old, "/schedulingGates");
-    for gate in list(new, "/schedulingGates").iter().filter(|gate| !before.contains(gate)) {
+    let after = list(new, "/schedulingGates").iter().enumerate();
+    for (at, gate) in after.filter(|(_, gate)| !before.contains(gate)) {
         let name = text(gate, "/name");
+        let path = path.index(at).child("name");
         errors.forbidden(path, format!("only deletion is allowed, but found new scheduling gate '{name}'"));
     }
 }

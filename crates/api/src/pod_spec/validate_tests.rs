@@ -8,7 +8,10 @@ fn wrong(mut spec: Value) -> Vec<String> {
     set_pod_defaults(&mut spec);
     let spec: PodSpec = serde_json::from_value(spec).unwrap();
     let mut errors = FieldErrors::new();
-    validate_spec(&spec, &Path::new("spec"), &mut errors);
+    let path = Path::new("spec");
+    validate_spec(&spec, &path, &mut errors);
+    validate_host_network(&spec, true, &path, &mut errors);
+    validate_for_pod(&spec, &path, &mut errors);
     errors.into_vec().into_iter().map(|e| e.to_string()).collect()
 }
 
@@ -50,7 +53,7 @@ fn a_usual_pod_is_right() {
             {"name": "p", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}},
                 {"configMap": {"name": "c", "items": [{"key": "k", "path": "p"}]}},
                 {"downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}}],
-        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "nodeSelector": {"kubernetes.io/os": "linux"}, "serviceAccountName": "default",
         "tolerations": [{"operator": "Exists"}, {"key": "k", "value": "v", "effect": "NoSchedule"}],
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}],
@@ -121,7 +124,40 @@ fn containers_are_checked() {
         ),
         (
             json!({"volumeMounts": [{"name": "v", "mountPath": "/w", "subPath": "../x"}]}),
-            "spec.containers[0].volumeMounts[0].subPath: Invalid value: \"../x\": must not contain '..'",
+            "spec.containers[0].volumeMounts.subPath: Invalid value: \"../x\": must not contain '..'",
+        ),
+        (
+            json!({"env": [{"name": "a", "valueFrom": {"fieldRef": {"fieldPath": "spec.x['y']"}}}]}),
+            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.x['y']\": error converting \
+             fieldPath: field label does not support subscript: spec.x['y']",
+        ),
+        (
+            json!({"env": [{"name": "a", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "2"}}}]}),
+            "spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's \
+             values 1m and 1 are supported with the cpu resource",
+        ),
+        (
+            json!({"envFrom": [{}]}),
+            "spec.containers[0].envFrom: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "recursiveReadOnly": "Enabled"}]}),
+            "spec.containers[0].volumeMounts.recursiveReadOnly: Forbidden: may only be specified when readOnly is true",
+        ),
+        (
+            json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}}),
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than \
+             terminationGracePeriodSeconds (30)",
+        ),
+        (
+            json!({"terminationMessagePolicy": "Maybe"}),
+            "spec.containers[0].terminationMessagePolicy: Unsupported value: \"Maybe\": supported values: \"File\", \
+             \"FallbackToLogsOnError\"",
+        ),
+        (
+            json!({"securityContext": {"appArmorProfile": {"type": ""}}}),
+            "spec.containers[0].securityContext.appArmorProfile.type: Required value: type is required when \
+             appArmorProfile is set",
         ),
         (
             json!({"livenessProbe": {}}),
@@ -172,7 +208,7 @@ fn containers_are_checked() {
         (
             json!({"securityContext": {"seccompProfile": {"type": "Localhost"}}}),
             "spec.containers[0].securityContext.seccompProfile.localhostProfile: Required value: must be set when \
-             seccomp type is Localhost ",
+             seccomp type is Localhost",
         ),
     ] {
         let found = with_container(more.clone());
@@ -252,11 +288,21 @@ fn the_rest_of_the_spec_is_checked() {
     for (more, want) in [
         (
             json!({"restartPolicy": "Maybe"}),
-            "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             json!({"dnsPolicy": "None"}),
             "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
+        ),
+        (
+            json!({"hostNetwork": true, "securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}}),
+            "spec.securityContext.sysctls[0].name: Invalid value: \"net.core.somaxconn\": may not be specified when \
+             'hostNetwork' is true",
+        ),
+        (
+            json!({"volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}),
+            "spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when \
+             serviceAccountName is not set",
         ),
         (json!({"nodeName": "N"}), "spec.nodeName: Invalid value: \"N\": a lowercase RFC 1123 subdomain"),
         (json!({"hostname": "a.b"}), "spec.hostname: Invalid value: \"a.b\": must not contain dots"),
@@ -293,18 +339,35 @@ fn the_rest_of_the_spec_is_checked() {
         ),
         (
             json!({"hostPID": true, "shareProcessNamespace": true}),
-            "spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
+            "spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
         ),
         (
             json!({"hostNetwork": true, "containers": [container(json!({"ports": [{"containerPort": 1, "hostPort": 2}]}))]}),
-            "spec.containers[0].ports[0].containerPort: Invalid value: 1: must match `hostPort` when `hostNetwork` is true",
+            "spec.containers[0].ports[0].hostPort: Invalid value: 2: must match `containerPort` when `hostNetwork` is true",
         ),
         (
             json!({"hostAliases": [{"ip": "x"}]}),
-            "spec.hostAliases.ip: Invalid value: \"x\": must be a valid IP address",
+            "spec.hostAliases[0].ip: Invalid value: \"x\": must be a valid IP address",
         ),
     ] {
         let found = with(more.clone());
         assert!(found.iter().any(|e| e.starts_with(want)), "{more}\n  want {want}\n  got  {found:#?}");
     }
+}
+
+#[test]
+fn a_template_leaves_ports_of_the_host_to_its_pods() {
+    let wrong = |port: Value| {
+        let spec =
+            json!({"hostNetwork": true, "containers": [{"name": "a", "image": " x", "ports": [port]}]});
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        let mut errors = FieldErrors::new();
+        validate_host_network(&spec, false, &Path::new("spec.template.spec"), &mut errors);
+        errors.into_vec().into_iter().map(|e| e.path).collect::<Vec<_>>()
+    };
+    assert_eq!(wrong(json!({"containerPort": 80})), Vec::<String>::new());
+    assert_eq!(
+        wrong(json!({"containerPort": 80, "hostPort": 81})),
+        ["spec.template.spec.containers[0].ports[0].hostPort"]
+    );
 }

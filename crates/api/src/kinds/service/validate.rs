@@ -3,9 +3,10 @@
 use super::defaults::{is_external, needs_cluster_ip, needs_health_check};
 use crate::{
     FieldErrors, Path,
+    kinds::endpoint_slice,
     metadata::validate_labels,
     name,
-    object::{int, list, map, text},
+    object::{has, int, list, map, text},
     pod_spec::probes::validate_port,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -39,17 +40,25 @@ pub(super) fn validate(service: &Value, errors: &mut FieldErrors) {
     }
     for (at, ip) in list(service, "/spec/externalIPs").iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
-        errors.messages(&path.child("externalIPs").index(at), ip, name::ip_address(ip));
+        let path = path.child("externalIPs").index(at);
+        match ip.parse() {
+            Ok(ip) => endpoint_slice::validate_usable(ip, &path, errors),
+            Err(_) => errors.messages(&path, ip, name::ip_address(ip)),
+        }
     }
     validate_policies(service, &path, errors);
     for (at, range) in list(service, "/spec/loadBalancerSourceRanges").iter().enumerate() {
         let range = range.as_str().unwrap_or_default().trim();
-        let path = path.child("loadBalancerSourceRanges");
-        if kind != "LoadBalancer" {
+        // That is how Kubernetes writes it.
+        let path = path.child("LoadBalancerSourceRanges");
+        if kind != "LoadBalancer" && at == 0 {
             errors.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
-            break;
         }
         errors.messages(&path.index(at), range, name::cidr(range));
+    }
+    if kind != "LoadBalancer" && has(service, "/spec/allocateLoadBalancerNodePorts") {
+        let message = "may only be used when `type` is 'LoadBalancer'";
+        errors.forbidden(path.child("allocateLoadBalancerNodePorts"), message);
     }
     let class = text(service, "/spec/loadBalancerClass");
     if !class.is_empty() {
@@ -66,12 +75,18 @@ fn validate_external_name(service: &Value, path: &Path, errors: &mut FieldErrors
     if !list(service, "/spec/clusterIPs").is_empty() || !text(service, "/spec/clusterIP").is_empty() {
         errors.forbidden(path.child("clusterIPs"), "may not be set for ExternalName services");
     }
+    for field in ["ipFamilies", "ipFamilyPolicy"] {
+        let given = &service["spec"][field];
+        if !given.is_null() && *given != json!([]) {
+            errors.forbidden(path.child(field), "may not be set for ExternalName services");
+        }
+    }
     let external = text(service, "/spec/externalName");
     let bare = external.strip_suffix('.').unwrap_or(external);
     if bare.is_empty() {
         errors.required(path.child("externalName"), "");
     } else {
-        errors.messages(&path.child("externalName"), external, name::dns_subdomain(bare));
+        errors.messages(&path.child("externalName"), bare, name::dns_subdomain(bare));
     }
 }
 
@@ -111,8 +126,8 @@ fn validate_ports(kind: &str, ports: &[Value], path: &Path, errors: &mut FieldEr
         let node = int(port, "/nodePort").unwrap_or_default();
         if node != 0 {
             match kind {
-                "ClusterIP" | "ExternalName" => {
-                    let message = format!("may not be used when `type` is '{kind}'");
+                "ClusterIP" => {
+                    let message = "may not be used when `type` is 'ClusterIP'";
                     errors.forbidden(path.child("nodePort"), message);
                 }
                 _ if !node_ports.insert((node, protocol)) => errors.duplicate(path.child("nodePort"), node),
@@ -193,8 +208,7 @@ fn validate_policies(service: &Value, path: &Path, errors: &mut FieldErrors) {
         let supported = ["Cluster", "Local"];
         errors.required_one_of(&path.child("internalTrafficPolicy"), internal, &supported);
     } else if !internal.is_empty() {
-        let message = "must not be set when `type` is 'ExternalName'";
-        errors.forbidden(path.child("internalTrafficPolicy"), message);
+        errors.one_of(&path.child("internalTrafficPolicy"), internal, &["Cluster", "Local"]);
     }
     let distribution = text(service, "/spec/trafficDistribution");
     if !distribution.is_empty() {
@@ -219,6 +233,10 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors
             Some(now) if now != ip => errors.invalid(path.index(at), json!(after), "may not change once set"),
             _ => {}
         }
+    }
+    let health = |object: &Value| int(object, "/spec/healthCheckNodePort").unwrap_or_default();
+    if needs_health_check(old) && needs_health_check(new) && health(old) != health(new) {
+        errors.forbidden("spec.healthCheckNodePort", "field is immutable");
     }
     let class = |object: &Value| text(object, "/spec/loadBalancerClass").to_string();
     let balanced = |object: &Value| text(object, "/spec/type") == "LoadBalancer";
@@ -312,6 +330,22 @@ mod tests {
             (
                 json!({"ports": http, "externalTrafficPolicy": "Local"}),
                 "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
+            ),
+            (
+                json!({"ports": http, "externalIPs": ["127.0.0.1"]}),
+                "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ),
+            (
+                json!({"ports": http, "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                json!({"ports": http, "allocateLoadBalancerNodePorts": false}),
+                "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                json!({"type": "ExternalName", "externalName": "a", "ipFamilies": ["IPv4"]}),
+                "spec.ipFamilies: Forbidden: may not be set for ExternalName services",
             ),
             (
                 json!({"ports": http, "externalIPs": ["x"]}),
