@@ -85,7 +85,15 @@ impl Rules for PersistentVolume {
         let spec = object.get("spec").unwrap_or(&Value::Null);
         validate_spec(spec, false, &Path::new("spec"), &mut errors);
         if has(spec, "/local") && !has(spec, "/nodeAffinity") {
-            errors.required("metadata.annotations", "Local volume requires node affinity");
+            errors.required("spec.nodeAffinity", "Local volume requires node affinity");
+        }
+        if let Some(class) = spec.get("volumeAttributesClassName").filter(|c| !c.is_null()) {
+            if class == "" {
+                errors.required("spec.volumeAttributesClassName", "an empty string is disallowed");
+            }
+            if !has(spec, "/csi") {
+                errors.required("spec.csi", "has to be specified when using volumeAttributesClassName");
+            }
         }
         errors.into_vec()
     }
@@ -98,7 +106,16 @@ impl Rules for PersistentVolume {
             let fields = map(object, "/spec").into_iter().flatten().filter(known);
             fields.map(|(field, value)| (field.clone(), value.clone())).collect()
         };
-        if source(new) != source(old) {
+        let mut kept = source(new);
+        let secret = "/spec/csi/controllerExpandSecretRef";
+        if has(old, "/spec/csi")
+            && !has(old, secret)
+            && let Some(csi) = kept.get_mut("csi").and_then(Value::as_object_mut)
+        {
+            // It may be said once.
+            csi.remove("controllerExpandSecretRef");
+        }
+        if kept != source(old) {
             let message = "spec.persistentvolumesource is immutable after creation";
             errors.forbidden("spec.persistentvolumesource", message);
         }
@@ -106,8 +123,13 @@ impl Rules for PersistentVolume {
         let mode = Path::new("volumeMode");
         errors.immutable(&mode, of(new, "volumeMode").as_ref(), of(old, "volumeMode").as_ref());
         if has(old, "/spec/nodeAffinity") {
-            let at = Path::new("spec.nodeAffinity");
+            let at = Path::new("nodeAffinity");
             errors.immutable(&at, of(new, "nodeAffinity").as_ref(), of(old, "nodeAffinity").as_ref());
+        }
+        let class = "/spec/volumeAttributesClassName";
+        if has(old, class) && !has(new, class) {
+            let message = "update from non-nil value to nil is forbidden";
+            errors.forbidden("spec.volumeAttributesClassName", message);
         }
         errors.into_vec()
     }
@@ -164,7 +186,9 @@ pub(super) fn validate_modes(modes: &[Value], path: &Path, errors: &mut FieldErr
     for mode in modes {
         errors.one_of(path, mode.as_str().unwrap_or_default(), &MODES);
     }
-    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
+    let alone = |mode: &Value| mode == "ReadWriteOncePod";
+    let other = |mode: &Value| !alone(mode) && MODES.iter().any(|known| mode == known);
+    if modes.iter().any(alone) && modes.iter().any(other) {
         errors.forbidden(path, "may not use ReadWriteOncePod with other access modes");
     }
 }
@@ -182,9 +206,12 @@ pub(super) fn validate_amount(amount: &Value, path: &Path, errors: &mut FieldErr
 
 /// An amount of bytes that is more than none.
 pub(super) fn validate_size(amount: &Value, path: &Path, errors: &mut FieldErrors) {
-    validate_amount(amount, path, errors);
-    if Quantity::from_json(amount).is_ok_and(|q| q.is_zero() || q.is_negative()) {
-        errors.invalid(path, amount.clone(), "must be greater than zero");
+    match Quantity::from_json(amount) {
+        Err(e) => errors.invalid(path, amount.clone(), e.to_string()),
+        Ok(q) if q.is_zero() || q.is_negative() => {
+            errors.invalid(path, amount.clone(), "must be greater than zero");
+        }
+        Ok(_) => {}
     }
 }
 
@@ -192,13 +219,18 @@ pub(super) fn validate_size(amount: &Value, path: &Path, errors: &mut FieldError
 /// the bytes are.
 pub(super) fn validate_spec(spec: &Value, inline: bool, path: &Path, errors: &mut FieldErrors) {
     if inline {
-        for field in
-            ["capacity", "claimRef", "nodeAffinity", "persistentVolumeReclaimPolicy", "storageClassName"]
-        {
+        for field in ["capacity", "claimRef", "nodeAffinity", "storageClassName"] {
             let set = spec.get(field).is_some_and(|v| !v.is_null() && v != "");
             if set {
                 errors.forbidden(path.child(field), "may not be specified in the context of inline volumes");
             }
+        }
+        if !has(spec, "/csi") {
+            errors.required(path.child("csi"), "has to be specified in the context of inline volumes");
+        }
+        if !matches!(text(spec, "/persistentVolumeReclaimPolicy"), "" | "Retain") {
+            let message = "may only be Retain in the context of inline volumes";
+            errors.forbidden(path.child("persistentVolumeReclaimPolicy"), message);
         }
     }
     let modes = list(spec, "/accessModes");
@@ -226,9 +258,14 @@ pub(super) fn validate_spec(spec: &Value, inline: bool, path: &Path, errors: &mu
             errors.messages(&path.child(field), class, name::dns_subdomain(class));
         }
     }
-    let mode = text(spec, "/volumeMode");
-    if !mode.is_empty() {
-        errors.one_of(&path.child("volumeMode"), mode, &["Block", "Filesystem"]);
+    match text(spec, "/volumeMode") {
+        "" => {}
+        "Filesystem" if inline => {}
+        _ if inline => {
+            let message = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+            errors.forbidden(path.child("volumeMode"), message);
+        }
+        mode => errors.one_of(&path.child("volumeMode"), mode, &["Block", "Filesystem"]),
     }
 }
 
@@ -326,7 +363,7 @@ mod tests {
             ),
             (
                 json!({"capacity": {"storage": "-1"}}),
-                "spec.capacity[storage]: Invalid value: \"-1\": must be greater than or equal to 0",
+                "spec.capacity[storage]: Invalid value: \"-1\": must be greater than zero",
             ),
             (json!({"accessModes": []}), "spec.accessModes: Required value"),
             (
@@ -342,7 +379,11 @@ mod tests {
             (json!({"hostPath": null, "csi": {"driver": "d"}}), "spec.csi.volumeHandle: Required value"),
             (
                 json!({"hostPath": null, "local": {"path": "/l"}}),
-                "metadata.annotations: Required value: Local volume requires node affinity",
+                "spec.nodeAffinity: Required value: Local volume requires node affinity",
+            ),
+            (
+                json!({"volumeAttributesClassName": "gold"}),
+                "spec.csi: Required value: has to be specified when using volumeAttributesClassName",
             ),
             (
                 json!({"nodeAffinity": {}}),
@@ -363,6 +404,12 @@ mod tests {
         assert!(paths(&volume(json!({"capacity": {"storage": "2Gi"}}))).is_empty());
         assert_eq!(paths(&volume(json!({"hostPath": {"path": "/other"}}))), ["spec.persistentvolumesource"]);
         assert_eq!(paths(&volume(json!({"volumeMode": "Block"}))), ["volumeMode"]);
+        let csi = |csi: Value| volume(json!({"hostPath": null, "csi": csi}));
+        let old = csi(json!({"driver": "d", "volumeHandle": "h"}));
+        let secret = json!({"namespace": "n", "name": "s"});
+        let new = csi(json!({"driver": "d", "volumeHandle": "h", "controllerExpandSecretRef": secret}));
+        assert!(PersistentVolume.validate_update(&new, &old).is_empty());
+        assert_eq!(PersistentVolume.validate_update(&old, &new).len(), 1);
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Rules for PersistentVolumeClaim {
         let mut errors = FieldErrors::new();
         let path = Path::new("status");
         if list(new, "/spec/accessModes").is_empty() {
-            errors.required("Spec.AccessModes", "");
+            errors.required("Spec.accessModes", "");
         }
         for field in ["capacity", "allocatedResources"] {
             let amounts = new["status"][field].as_object();
@@ -179,6 +179,20 @@ pub(crate) fn validate_spec(spec: &Value, path: &Path, errors: &mut FieldErrors)
             let message = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
             errors.invalid(&at, text(source, "/kind"), message);
         }
+        let namespace = text(source, "/namespace");
+        if field == "dataSourceRef" && !namespace.is_empty() {
+            errors.messages(&at.child("namespace"), namespace, name::dns_label(namespace));
+        }
+    }
+    let part = |source: &str, field: &str| text(spec, &format!("/{source}/{field}")).to_owned();
+    let differ = |field: &&str| part("dataSource", field) != part("dataSourceRef", field);
+    if has(spec, "/dataSource") && has(spec, "/dataSourceRef") {
+        let at = path.child("dataSource").as_str().to_owned();
+        if !part("dataSourceRef", "namespace").is_empty() {
+            errors.invalid(path, at, "may not be specified when dataSourceRef.namespace is specified");
+        } else if ["apiGroup", "kind", "name"].iter().any(differ) {
+            errors.invalid(path, at, "must match dataSourceRef");
+        }
     }
 }
 
@@ -216,6 +230,15 @@ fn validate_change(new: &Value, old: &Value, errors: &mut FieldErrors) {
     if wanted < before && wanted <= size(old, "/status/capacity/storage") {
         let message = "field can not be less than status.capacity";
         errors.forbidden("spec.resources.requests.storage", message);
+    }
+    let class = |object: &Value| object["spec"].get("volumeAttributesClassName").cloned().unwrap_or_default();
+    if !class(old).is_null() && class(old) != class(new) {
+        let path = Path::new("spec.volumeAttributesClassName");
+        if class(new).is_null() {
+            errors.forbidden(path, "update from non-nil value to nil is forbidden");
+        } else if class(new) == "" {
+            errors.forbidden(path, "update from non-nil value to an empty string is forbidden");
+        }
     }
     let mode = |object: &Value| object.pointer("/spec/volumeMode").cloned();
     errors.immutable(&Path::new("volumeMode"), mode(new).as_ref(), mode(old).as_ref());
@@ -275,6 +298,11 @@ mod tests {
                 json!({"volumeMode": "Tape"}),
                 "spec.volumeMode: Unsupported value: \"Tape\": supported values: \"Block\", \"Filesystem\"",
             ),
+            (
+                json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "a"},
+                    "dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "b"}}),
+                "spec: Invalid value: \"spec.dataSource\": must match dataSourceRef",
+            ),
         ] {
             assert_eq!(wrong(spec.clone()), [want], "{spec}");
         }
@@ -294,6 +322,10 @@ mod tests {
         assert_eq!(paths(&new, &old), ["spec.resources.requests.storage"]);
         assert!(paths(&claim(json!({"volumeName": "v"})), &old).is_empty());
         assert_eq!(paths(&claim(json!({"volumeName": "w"})), &claim(json!({"volumeName": "v"}))), ["spec"]);
+        old["spec"]["volumeAttributesClassName"] = json!("gold");
+        let mut new = old.clone();
+        new["spec"]["volumeAttributesClassName"] = json!("");
+        assert_eq!(paths(&new, &old), ["spec.volumeAttributesClassName"]);
     }
 
     #[test]
