@@ -137,11 +137,7 @@ pub(crate) struct Pieces {
 
 /// A list in the wanted form. `metadata` is that of the list.
 pub(crate) fn many(kind: &Arc<Kind>, objects: Vec<Arc<Object>>, metadata: &Value, shape: Shape) -> Pieces {
-    let head = match shape.form {
-        Form::Table => table_head(kind, metadata, shape, true),
-        Form::Metadata => list_head("PartialObjectMetadata", shape.meta.api_version(), metadata),
-        Form::Whole => list_head(&kind.kind, &kind.api_version(), metadata),
-    };
+    let head = head(kind, metadata, shape);
     Pieces {
         kind: kind.clone(),
         shape,
@@ -149,6 +145,15 @@ pub(crate) fn many(kind: &Arc<Kind>, objects: Vec<Arc<Object>>, metadata: &Value
         objects: objects.into_iter(),
         begun: false,
         ended: false,
+    }
+}
+
+/// What stands before the items.
+fn head(kind: &Kind, metadata: &Value, shape: Shape) -> Vec<u8> {
+    match shape.form {
+        Form::Table => table_head(kind, metadata, shape, true),
+        Form::Metadata => list_head("PartialObjectMetadata", shape.meta.api_version(), metadata),
+        Form::Whole => list_head(&kind.kind, &kind.api_version(), metadata),
     }
 }
 
@@ -192,18 +197,14 @@ impl Iterator for Pieces {
 
 /// A list of objects that are kept nowhere, in the wanted form.
 pub(crate) fn list(kind: &Kind, bodies: &[Bytes], metadata: &Value, shape: Shape) -> Bytes {
-    let mut out = match shape.form {
-        Form::Table => table_head(kind, metadata, true),
-        Form::Metadata => list_head("PartialObjectMetadata", "meta.k8s.io/v1", metadata),
-        Form::Whole => list_head(&kind.kind, &kind.api_version(), metadata),
-    };
+    let mut out = head(kind, metadata, shape);
     for (at, body) in bodies.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
         match shape.form {
             Form::Table => row(kind, body, shape, &mut out),
-            Form::Metadata => out.extend_from_slice(&partial(body)),
+            Form::Metadata => out.extend_from_slice(&partial(body, shape)),
             Form::Whole => out.extend_from_slice(body),
         }
     }

@@ -72,7 +72,7 @@ impl ApiServer {
             return Err(negotiate::not_acceptable());
         }
         let include = IncludeObject::parse(request.query.get("includeObject"));
-        let shape = Shape { form: negotiated.form, include, now: self.registry.now() };
+        let shape = Shape { form: negotiated.form, meta: negotiated.meta, include, now: self.registry.now() };
         let body = match request.info.verb {
             Verb::Get => {
                 let measured = self.measured(target, &ListOptions::default()).await?;
