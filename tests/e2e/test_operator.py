@@ -246,7 +246,8 @@ def test_a_site_is_scaled_kept_and_cleaned_up(sites):
     sites.kubectl("annotate", "site", "a", f"{GROUP}/keep-")
     sites.kubectl("delete", "site", "a", "--timeout=10s")
     assert sites.get("configmap", "ledger")["data"] == {"a": "2 pages"}
-    eventually(lambda: not sites.pods() and not sites.get("deployments")["items"], what="the children gone")
+    # The collector looks for new kinds now and then: as in Kubernetes, the first time may take it half a minute.
+    eventually(lambda: not sites.pods() and not sites.get("deployments")["items"], timeout=75, what="the children gone")
 
 
 def test_another_pod_takes_over_and_nothing_is_lost(installed, sites):

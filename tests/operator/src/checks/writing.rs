@@ -218,8 +218,10 @@ async fn subresources(client: Client, namespace: &str) -> Result<()> {
     ensure!(selector.as_deref() == Some("app=web"), "the scale selects {selector:?}");
     deployments.patch_scale("web", &parameters, &Patch::Merge(json!({"spec": {"replicas": 1}}))).await?;
     await_condition(deployments.clone(), "web", conditions::is_deployment_completed()).await?;
+    // Without a version: the controller writes too.
     let mut scale = deployments.get_scale("web").await?;
     scale.spec.get_or_insert_default().replicas = Some(0);
+    scale.metadata.resource_version = None;
     deployments.replace_scale("web", &PostParams::default(), &scale).await?;
     let said = json!({"spec": {"replicas": 9}, "status": {"conditions": [
         {"type": "Odd", "status": "True", "reason": "Check", "message": "of the check"}]}});
