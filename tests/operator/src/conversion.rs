@@ -70,7 +70,7 @@ fn to_v1(mut spec: Map<String, Value>, notes: &mut Map<String, Value>) -> Result
 fn to_v2(mut spec: Map<String, Value>, notes: &mut Map<String, Value>) -> Result<Value> {
     let mut wanted = match notes.remove(KEPT) {
         Some(kept) => serde_json::from_str(kept.as_str().unwrap_or_default())?,
-        None => json!({}),
+        None => json!({"theme": "Plain"}),
     };
     wanted["pages"][PAGE] = spec.remove("page").unwrap_or_else(|| json!(""));
     wanted["replicas"] = spec.remove("copies").filter(|copies| !copies.is_null()).unwrap_or_else(|| json!(1));
@@ -98,7 +98,7 @@ mod tests {
         }
         let old = site("v1", json!({"page": "x", "copies": 3}));
         let new = convert(old.clone(), &format!("{GROUP}/v2")).unwrap();
-        assert_eq!(new["spec"], json!({"pages": {PAGE: "x"}, "replicas": 3}));
+        assert_eq!(new["spec"], json!({"pages": {PAGE: "x"}, "replicas": 3, "theme": "Plain"}));
     }
 
     #[test]
