@@ -106,7 +106,7 @@ def test_a_namespace_takes_all_kinds_with_it(cluster):
     things = [{"apiVersion": k[0], "kind": k[1], "metadata": {"name": "it"}, **k[2]} for k in made]
     namespaced = {r.split()[-1] for r in cluster.kubectl("api-resources", "--namespaced", "--no-headers").splitlines()}
     things = [thing for thing in things if thing["kind"] in namespaced]
-    assert len(things) == 12
+    assert len(things) == 14
     cluster.kubectl("apply", "-n", "full", "-f", "-", input={"apiVersion": "v1", "kind": "List", "items": things})
     cluster.kubectl("delete", "namespace", "full", "--timeout=30s")
     for thing in things:

@@ -64,21 +64,21 @@ def test_rollout_verbs(ns):
 
 
 def test_cordon_drain_and_uncordon(ns, cluster):
-    ns.apply(deployment("web", 1))
-    ns.wait_rollout("deployment/web")
-    [before] = ns.pods("app=web")
+    ns.apply(deployment("drained", 1))
+    ns.wait_rollout("deployment/drained")
+    [before] = ns.pods("app=drained")
     try:
         assert "cordoned" in cluster.kubectl("cordon", cluster.node)
         assert "SchedulingDisabled" in cluster.kubectl("get", "node", cluster.node)
         cluster.kubectl("drain", cluster.node, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-                        "--pod-selector=app=web", "--timeout=30s")
+                        "--pod-selector=app=drained", "--timeout=30s")
         eventually(lambda: before["metadata"]["name"] not in [p["metadata"]["name"] for p in ns.pods()])
-        [replacement] = eventually(lambda: ns.pods("app=web"))
+        [replacement] = eventually(lambda: ns.pods("app=drained"))
         event = eventually(lambda: [e for e in ns.events(replacement["metadata"]["name"]) if e["reason"] == "FailedScheduling"])[0]
         assert "1 node(s) were unschedulable" in event["message"]
     finally:
         cluster.kubectl("uncordon", cluster.node)
-    ns.wait_rollout("deployment/web")
+    ns.wait_rollout("deployment/drained")
 
 
 def test_label_annotate_patch_and_edit(ns, tmp_path):
