@@ -8,6 +8,7 @@ pub mod signing_request;
 pub mod tls;
 pub mod token;
 
+mod anybody;
 mod files;
 
 pub use authority::{Authority, CertificateRequest, Credential, Usage};

@@ -1,6 +1,6 @@
 //! rustls configurations for the cluster's servers and clients, and the identity in a client's certificate.
 
-use crate::{Credential, Error};
+use crate::{Credential, Error, anybody::Anybody};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
@@ -53,6 +53,17 @@ pub fn client_config(authority: &str, credential: Option<&Credential>) -> Result
         Some(c) => builder.with_client_auth_cert(c.chain()?, c.private_key()?)?,
         None => builder.with_no_client_auth(),
     };
+    Ok(Arc::new(config))
+}
+
+/// A client that speaks with whoever answers: nobody's certificate is checked.
+pub fn trusting_client_config(alpn: &[&str]) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
 

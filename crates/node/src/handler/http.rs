@@ -6,11 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
@@ -39,7 +35,8 @@ pub(super) async fn get(handler: &Handler) -> Result<(), Unwell> {
     let stream = connect(host, *port, FOREVER).await.map_err(|e| at(e.text().into()))?;
     let status = if *https {
         let name = ServerName::try_from(host.clone()).map_err(|e| at(e.to_string()))?;
-        let connector = tokio_rustls::TlsConnector::from(TRUSTING.clone());
+        let trusting = TRUSTING.as_ref().map_err(|e| Unwell::Errored(e.to_string()))?;
+        let connector = tokio_rustls::TlsConnector::from(trusting.clone());
         let stream = connector.connect(name, stream).await.map_err(|e| at(e.to_string()))?;
         exchange(stream, request).await
     } else {
@@ -103,53 +100,5 @@ where
     }
 }
 
-static TRUSTING: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let provider = orlop_pki::tls::provider();
-    let trusting = Arc::new(Trusting(provider.clone()));
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider speaks the default TLS versions")
-        .dangerous()
-        .with_custom_certificate_verifier(trusting)
-        .with_no_client_auth();
-    Arc::new(config)
-});
-
-/// Takes any certificate.
-#[derive(Debug)]
-struct Trusting(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
+static TRUSTING: LazyLock<Result<Arc<ClientConfig>, orlop_pki::Error>> =
+    LazyLock::new(|| orlop_pki::tls::trusting_client_config(&[]));
