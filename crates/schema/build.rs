@@ -1,9 +1,11 @@
 //! Makes the two tables that the crate embeds, out of what `k8s-openapi` knows of each type and our own tables of
 //! merge keys and protobuf numbers: `types.z` (shapes, for decoding and merging) and `definitions.z` (with descriptions, for OpenAPI).
 
-// The crate reads what is written here: each side has functions that the other does not call.
 #[path = "src/types/arena.rs"]
-#[allow(dead_code)]
+#[allow(
+    dead_code,
+    reason = "the crate reads what is written here: each side has functions that the other does not call"
+)]
 mod arena;
 #[path = "build/arena_writer.rs"]
 mod arena_writer;

@@ -175,7 +175,7 @@ fn tls(bundle: &str) -> Result<ClientConfig, String> {
     if roots.is_empty() {
         return Err("tls: failed to verify certificate: x509: certificate signed by unknown authority".into());
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = orlop_pki::tls::provider();
     let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
         .map_err(|e| e.to_string())?;

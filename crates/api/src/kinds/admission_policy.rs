@@ -1,14 +1,70 @@
 //! What ValidatingAdmissionPolicy and MutatingAdmissionPolicy have in common, and their bindings: what they are about, parameters
 //! and variables.
 
-use super::admission_rules as shared;
+use super::{admission_rules as shared, base, texts};
 use crate::{
-    FieldErrors, Path, name,
-    object::{each, has, list, map, set_default, text},
-    selector,
+    Column, FieldErrors, Kind, Path, Rules, Scope, name,
+    object::{each, has, len, list, map, set_default, text},
+    print, selector,
 };
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
+
+/// The description of a kind of policy; its rows count what `counted` names.
+pub(super) fn policy_kind(
+    kind: &'static str,
+    plural: &'static str,
+    counted: Column,
+    rules: impl Rules + 'static,
+) -> Kind {
+    let params = print::text_column(
+        "ParamKind",
+        "ParamKind specifies the kind of resources used to parameterize this policy",
+    );
+    described(kind, plural, [counted, params], rules)
+}
+
+/// The description of a kind of binding.
+pub(super) fn binding_kind(kind: &'static str, plural: &'static str, rules: impl Rules + 'static) -> Kind {
+    let columns = [
+        print::text_column(
+            "PolicyName",
+            "PolicyName indicates the policy definition which the policy binding binded to",
+        ),
+        print::text_column(
+            "ParamRef",
+            "ParamRef indicates the param resource which sets the configration param",
+        ),
+    ];
+    described(kind, plural, columns, rules)
+}
+
+fn described(
+    kind: &'static str,
+    plural: &'static str,
+    [first, second]: [Column; 2],
+    rules: impl Rules + 'static,
+) -> Kind {
+    Kind {
+        categories: texts(&["api-extensions"]),
+        scope: Scope::Cluster,
+        has_generation: true,
+        columns: vec![print::name_column(), first, second, print::age_column()],
+        ..base("admissionregistration.k8s.io", "v1", kind, plural, rules)
+    }
+}
+
+/// A policy's row; `counted` are the items that it counts.
+pub(super) fn policy_cells(object: &Value, counted: &str, now: Timestamp) -> Vec<Value> {
+    vec![print::name(object), len(object, counted).into(), param_kind(object).into(), print::age(object, now)]
+}
+
+/// A binding's row.
+pub(super) fn binding_cells(object: &Value, now: Timestamp) -> Vec<Value> {
+    let policy = text(object, "/spec/policyName");
+    vec![print::name(object), policy.into(), param_ref(object).into(), print::age(object, now)]
+}
 
 /// What missing fields of a policy mean.
 pub(super) fn default_policy(object: &mut Value) {
@@ -120,7 +176,7 @@ fn resources(errors: &mut FieldErrors, at: &Path, about: &Value, operations: Opt
 }
 
 /// The kind of a policy's parameters, as its row shows it.
-pub(super) fn param_kind(object: &Value) -> String {
+fn param_kind(object: &Value) -> String {
     match (text(object, "/spec/paramKind/apiVersion"), text(object, "/spec/paramKind/kind")) {
         ("", _) => "<unset>".to_string(),
         (version, kind) => format!("{version}/{kind}"),
@@ -128,7 +184,7 @@ pub(super) fn param_kind(object: &Value) -> String {
 }
 
 /// A binding's parameters, as its row shows them.
-pub(super) fn param_ref(object: &Value) -> String {
+fn param_ref(object: &Value) -> String {
     match (text(object, "/spec/paramRef/namespace"), text(object, "/spec/paramRef/name")) {
         (_, "") => selected(object.pointer("/spec/paramRef/selector")),
         // Whether the parameter lives in a namespace cannot be told from here.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 mod row;
-mod validate;
+pub(super) mod validate;
 
 /// The description of HorizontalPodAutoscaler.
 pub(super) fn kind() -> Kind {

@@ -1,9 +1,9 @@
 //! HorizontalPodAutoscaler (autoscaling/v1): the older view of the same autoscalers that autoscaling/v2 shows, and is stored as.
 //! It knows one metric, the use of processors; all others stand in annotations, in the form of that time.
 
-use super::{base, horizontal_pod_autoscaler as v2, texts, workload};
+use super::{base, horizontal_pod_autoscaler as v2, texts};
 use crate::{
-    Conversion, FieldError, FieldErrors, Kind, Path, Rules, StoredAs, name,
+    Conversion, FieldError, FieldErrors, Kind, Path, Rules, StoredAs,
     object::{child, int, set_default, text},
 };
 use jiff::Timestamp;
@@ -256,22 +256,7 @@ impl Rules for Autoscaler {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = FieldErrors::new();
         let path = Path::new("spec");
-        let least = int(object, "/spec/minReplicas");
-        let most = int(object, "/spec/maxReplicas").unwrap_or_default();
-        if let Some(least) = least.filter(|n| *n < 1) {
-            errors.invalid(path.child("minReplicas"), least, "must be greater than or equal to 1");
-        }
-        if most < 1 {
-            errors.invalid(path.child("maxReplicas"), most, "must be greater than 0");
-        }
-        if least.is_some_and(|least| most < least) {
-            let message = "must be greater than or equal to `minReplicas`";
-            errors.invalid(path.child("maxReplicas"), most, message);
-        }
-        for part in ["kind", "name"] {
-            let value = text(object, &format!("/spec/scaleTargetRef/{part}"));
-            errors.required_and(&path.child("scaleTargetRef").child(part), value, name::path_segment);
-        }
+        v2::validate::bounds(object.get("spec").unwrap_or(&Value::Null), &path, &mut errors);
         if let Some(percent) = int(object, &format!("/spec/{TARGET}")).filter(|p| *p < 1) {
             errors.invalid(path.child(TARGET), percent, "must be greater than 0");
         }
@@ -285,10 +270,8 @@ impl Rules for Autoscaler {
         errors.into_vec()
     }
 
-    fn validate_status(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let mut errors = FieldErrors::new();
-        workload::validate_status_numbers(new, &["currentReplicas", "desiredReplicas"], &mut errors);
-        errors.into_vec()
+    fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        self.stored.validate_status(new, old)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

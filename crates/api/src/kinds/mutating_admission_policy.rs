@@ -1,8 +1,8 @@
 //! MutatingAdmissionPolicy (admissionregistration.k8s.io/v1): how objects are changed before they are kept, in expressions.
 
-use super::{admission_policy as shared, base, texts};
+use super::admission_policy as shared;
 use crate::{
-    FieldErrors, Kind, Path, Rules, Scope,
+    FieldErrors, Kind, Path, Rules,
     object::{has, len, list, text},
     print,
 };
@@ -14,30 +14,16 @@ pub(super) const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "UPDATE"];
 
 /// The description of MutatingAdmissionPolicy.
 pub(super) fn kind() -> Kind {
-    Kind {
-        categories: texts(&["api-extensions"]),
-        scope: Scope::Cluster,
-        has_generation: true,
-        columns: vec![
-            print::name_column(),
-            print::int_column(
-                "Mutations",
-                "Mutation indicates the number of mutations rules defined in this configuration",
-            ),
-            print::text_column(
-                "ParamKind",
-                "ParamKind specifies the kind of resources used to parameterize this policy",
-            ),
-            print::age_column(),
-        ],
-        ..base(
-            "admissionregistration.k8s.io",
-            "v1",
-            "MutatingAdmissionPolicy",
-            "mutatingadmissionpolicies",
-            MutatingAdmissionPolicy,
-        )
-    }
+    let counted = print::int_column(
+        "Mutations",
+        "Mutation indicates the number of mutations rules defined in this configuration",
+    );
+    shared::policy_kind(
+        "MutatingAdmissionPolicy",
+        "mutatingadmissionpolicies",
+        counted,
+        MutatingAdmissionPolicy,
+    )
 }
 
 struct MutatingAdmissionPolicy;
@@ -89,12 +75,7 @@ impl Rules for MutatingAdmissionPolicy {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            print::name(object),
-            len(object, "/spec/mutations").into(),
-            shared::param_kind(object).into(),
-            print::age(object, now),
-        ]
+        shared::policy_cells(object, "/spec/mutations", now)
     }
 }
 

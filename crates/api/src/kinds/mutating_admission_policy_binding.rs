@@ -1,36 +1,17 @@
 //! MutatingAdmissionPolicyBinding (admissionregistration.k8s.io/v1): where a policy holds, and with which parameters.
 
-use super::{admission_policy as shared, base, mutating_admission_policy::OPERATIONS, texts};
-use crate::{FieldErrors, Kind, Rules, Scope, object::text, print};
+use super::{admission_policy as shared, mutating_admission_policy::OPERATIONS};
+use crate::{FieldErrors, Kind, Rules};
 use jiff::Timestamp;
 use serde_json::Value;
 
 /// The description of MutatingAdmissionPolicyBinding.
 pub(super) fn kind() -> Kind {
-    Kind {
-        categories: texts(&["api-extensions"]),
-        scope: Scope::Cluster,
-        has_generation: true,
-        columns: vec![
-            print::name_column(),
-            print::text_column(
-                "PolicyName",
-                "PolicyName indicates the policy definition which the policy binding binded to",
-            ),
-            print::text_column(
-                "ParamRef",
-                "ParamRef indicates the param resource which sets the configration param",
-            ),
-            print::age_column(),
-        ],
-        ..base(
-            "admissionregistration.k8s.io",
-            "v1",
-            "MutatingAdmissionPolicyBinding",
-            "mutatingadmissionpolicybindings",
-            MutatingAdmissionPolicyBinding,
-        )
-    }
+    shared::binding_kind(
+        "MutatingAdmissionPolicyBinding",
+        "mutatingadmissionpolicybindings",
+        MutatingAdmissionPolicyBinding,
+    )
 }
 
 struct MutatingAdmissionPolicyBinding;
@@ -47,12 +28,7 @@ impl Rules for MutatingAdmissionPolicyBinding {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            print::name(object),
-            text(object, "/spec/policyName").into(),
-            shared::param_ref(object).into(),
-            print::age(object, now),
-        ]
+        shared::binding_cells(object, now)
     }
 }
 

@@ -1,8 +1,8 @@
 //! ValidatingAdmissionPolicy (admissionregistration.k8s.io/v1): what objects must fulfil, in expressions.
 
-use super::{admission_policy as shared, base, texts};
+use super::admission_policy as shared;
 use crate::{
-    FieldErrors, Kind, Path, Rules, Scope, name,
+    FieldErrors, Kind, Path, Rules, name,
     object::{len, list, text},
     print,
 };
@@ -11,22 +11,16 @@ use serde_json::Value;
 
 /// The description of ValidatingAdmissionPolicy.
 pub(super) fn kind() -> Kind {
+    let counted = print::int_column(
+        "Validations",
+        "Validations indicates the number of validation rules defined in this configuration",
+    );
     Kind {
-        categories: texts(&["api-extensions"]),
-        scope: Scope::Cluster,
         has_status: true,
-        has_generation: true,
-        columns: vec![
-            print::name_column(),
-            print::int_column("Validations", "How many validations there are."),
-            print::text_column("ParamKind", "The kind of the parameters."),
-            print::age_column(),
-        ],
-        ..base(
-            "admissionregistration.k8s.io",
-            "v1",
+        ..shared::policy_kind(
             "ValidatingAdmissionPolicy",
             "validatingadmissionpolicies",
+            counted,
             ValidatingAdmissionPolicy,
         )
     }
@@ -80,12 +74,7 @@ impl Rules for ValidatingAdmissionPolicy {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            print::name(object),
-            len(object, "/spec/validations").into(),
-            shared::param_kind(object).into(),
-            print::age(object, now),
-        ]
+        shared::policy_cells(object, "/spec/validations", now)
     }
 }
 

@@ -1,35 +1,18 @@
 //! ValidatingAdmissionPolicyBinding (admissionregistration.k8s.io/v1): where a policy holds, with which parameters, and what
 //! follows from breaking it.
 
-use super::{admission_policy as shared, base, texts};
-use crate::{
-    FieldErrors, Kind, Path, Rules, Scope,
-    object::{list, text},
-    print,
-};
+use super::admission_policy as shared;
+use crate::{FieldErrors, Kind, Path, Rules, object::list};
 use jiff::Timestamp;
 use serde_json::Value;
 
 /// The description of ValidatingAdmissionPolicyBinding.
 pub(super) fn kind() -> Kind {
-    Kind {
-        categories: texts(&["api-extensions"]),
-        scope: Scope::Cluster,
-        has_generation: true,
-        columns: vec![
-            print::name_column(),
-            print::text_column("PolicyName", "The policy."),
-            print::text_column("ParamRef", "The parameters."),
-            print::age_column(),
-        ],
-        ..base(
-            "admissionregistration.k8s.io",
-            "v1",
-            "ValidatingAdmissionPolicyBinding",
-            "validatingadmissionpolicybindings",
-            ValidatingAdmissionPolicyBinding,
-        )
-    }
+    shared::binding_kind(
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+        ValidatingAdmissionPolicyBinding,
+    )
 }
 
 struct ValidatingAdmissionPolicyBinding;
@@ -63,12 +46,7 @@ impl Rules for ValidatingAdmissionPolicyBinding {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        vec![
-            print::name(object),
-            text(object, "/spec/policyName").into(),
-            shared::param_ref(object).into(),
-            print::age(object, now),
-        ]
+        shared::binding_cells(object, now)
     }
 }
 

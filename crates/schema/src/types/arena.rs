@@ -119,8 +119,7 @@ pub const ZERO_TELLS: u32 = 32;
 /// Bits of one number in a field's protobuf path.
 pub const PATH_BITS: u32 = 10;
 /// How many numbers a path can hold.
-// Only the build script asks.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "only the build script asks")]
 pub const PATH_DEPTH: usize = 3;
 
 /// A kind and the type that describes it.

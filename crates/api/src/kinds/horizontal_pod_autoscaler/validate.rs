@@ -24,6 +24,19 @@ const MAX_PERIOD: i64 = 1800;
 
 /// All that is wrong with the spec.
 pub(super) fn validate(spec: &Value, path: &Path, errors: &mut FieldErrors) {
+    bounds(spec, path, errors);
+    for (at, metric) in list(spec, "/metrics").iter().enumerate() {
+        validate_metric(metric, &path.child("metrics").index(at), errors);
+    }
+    for direction in ["scaleUp", "scaleDown"] {
+        if let Some(rules) = spec.pointer(&format!("/behavior/{direction}")).filter(|r| !r.is_null()) {
+            validate_behavior(rules, &path.child("behavior").child(direction), errors);
+        }
+    }
+}
+
+/// What is wrong with how many there may be and of what, which every version says alike.
+pub(in super::super) fn bounds(spec: &Value, path: &Path, errors: &mut FieldErrors) {
     let least = int(spec, "/minReplicas");
     let most = int(spec, "/maxReplicas").unwrap_or_default();
     if let Some(least) = least.filter(|n| *n < 1) {
@@ -37,14 +50,6 @@ pub(super) fn validate(spec: &Value, path: &Path, errors: &mut FieldErrors) {
         errors.invalid(path.child("maxReplicas"), most, message);
     }
     validate_reference(spec, "scaleTargetRef", path, errors);
-    for (at, metric) in list(spec, "/metrics").iter().enumerate() {
-        validate_metric(metric, &path.child("metrics").index(at), errors);
-    }
-    for direction in ["scaleUp", "scaleDown"] {
-        if let Some(rules) = spec.pointer(&format!("/behavior/{direction}")).filter(|r| !r.is_null()) {
-            validate_behavior(rules, &path.child("behavior").child(direction), errors);
-        }
-    }
 }
 
 fn validate_reference(object: &Value, field: &str, path: &Path, errors: &mut FieldErrors) {
