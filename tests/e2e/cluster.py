@@ -1,5 +1,6 @@
 """A cluster in a temporary folder, driven as a user would: the orlop binary, kubectl, the Python client."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import pathlib
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 BINARY = os.environ.get("ORLOP_BINARY", "orlop")
@@ -31,7 +33,15 @@ def eventually(check, timeout=30, pause=0.05, what="condition"):
 
 def _numbers():
     """Numbers of clusters whose addresses and ports nobody on this machine uses: another run may be under way, or was killed."""
+    ours = {}
     for number in itertools.cycle(range(70)):
+        if number not in ours:
+            lock = open(pathlib.Path(tempfile.gettempdir()) / f"orlop-test-cluster-{number}.lock", "w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            ours[number] = lock  # held as long as this process lives
         routes = json.loads(subprocess.run(["ip", "-json", "route", "show", "table", "all"], capture_output=True, check=True).stdout)
         taken = {route["dst"].split(".")[1] for route in routes if route["dst"].startswith("10.")}
         if {str(100 + 2 * number), str(101 + 2 * number)} & taken:

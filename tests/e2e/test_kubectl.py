@@ -27,8 +27,9 @@ def test_create_run_expose_and_scale(ns):
     assert spec["selector"] == {"app": "web"} and spec["ports"][0]["targetPort"] == 8080
     eventually(lambda: len(ns.get("endpoints", "web")["subsets"][0]["addresses"]) == 2)
     assert "Expected replicas" in ns.refused("scale", "deployment", "web", "--current-replicas=9", "--replicas=1")
-    out = ns.kubectl("run", "once", f"--image={IMAGE}", "--rm", "-i", "--restart=Never", "-q", "--", "echo", "printed once")
-    assert "printed once" in out
+    out = ns.kubectl("run", "once", f"--image={IMAGE}", "--rm", "-i", "--restart=Never", "-q", "--", "sh", "-c", "read line; echo got $line",
+                     input="what is attached sees what comes after it\n")
+    assert "got what is attached" in out
     assert "NotFound" in ns.refused("get", "pod", "once")
 
 
