@@ -144,6 +144,19 @@ impl FieldError {
         Self { path: path.into(), kind: FieldErrorKind::TypeInvalid, value: None, detail: detail.into() }
     }
 
+    /// About how long it is.
+    pub(crate) fn bytes(&self) -> usize {
+        fn size(value: &Value) -> usize {
+            2 + match value {
+                Value::Null | Value::Bool(_) | Value::Number(_) => 4,
+                Value::String(text) => text.len(),
+                Value::Array(entries) => entries.iter().map(size).sum(),
+                Value::Object(map) => map.iter().map(|(key, value)| key.len() + size(value)).sum(),
+            }
+        }
+        self.path.len() + self.detail.len() + self.value.as_ref().map_or(0, size)
+    }
+
     /// The message without the path, as it stands in `StatusCause.message`.
     pub fn message(&self) -> String {
         let mut out = self.kind.words().to_string();

@@ -5,7 +5,33 @@ use crate::FieldError;
 use serde_json::Value;
 use std::fmt;
 
-/// `spec.containers[0].image`, `metadata.labels[app]`.
+/// Beyond this many bytes a path is not told in full: keys come from strangers, and all that stands below a long one would
+/// say it again.
+const LONGEST: usize = 4096;
+/// So many errors are told of one object.
+const MOST: usize = 10_000;
+/// So many bytes of errors are told of one object, and the error that goes beyond.
+const MOST_BYTES: usize = 4 << 20;
+
+/// `path` with `more` at its end, unless it is too long to be told.
+pub fn longer(path: &str, more: fmt::Arguments<'_>) -> String {
+    if path.len() > LONGEST {
+        return path.to_string();
+    }
+    let mut path = format!("{path}{more}");
+    cut(&mut path);
+    path
+}
+
+/// Cuts a path that is too long to be told.
+pub fn cut(path: &mut String) {
+    if path.len() > LONGEST {
+        path.truncate(path.floor_char_boundary(LONGEST));
+        path.push_str("...");
+    }
+}
+
+/// `spec.containers[0].image`, `metadata.labels[app]`. One that is absurdly long ends in dots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path(String);
 
@@ -17,17 +43,17 @@ impl Path {
 
     /// A field below this one; dots lead deeper.
     pub fn child(&self, name: &str) -> Self {
-        Self(format!("{}.{name}", self.0))
+        Self(longer(&self.0, format_args!(".{name}")))
     }
 
     /// An entry of this list.
     pub fn index(&self, at: usize) -> Self {
-        Self(format!("{}[{at}]", self.0))
+        Self(longer(&self.0, format_args!("[{at}]")))
     }
 
     /// An entry of this map.
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        Self(longer(&self.0, format_args!("[{key}]")))
     }
 
     /// As it stands in messages.
@@ -54,9 +80,21 @@ impl From<Path> for String {
     }
 }
 
-/// What was found wrong so far.
-#[derive(Debug, Default)]
-pub struct FieldErrors(Vec<FieldError>);
+/// What was found wrong so far. When it is more than anyone reads, the rest is not kept: a small schema or object may be
+/// wrong in very many places, and each error shows a value.
+#[derive(Debug)]
+pub struct FieldErrors {
+    found: Vec<FieldError>,
+    most: usize,
+    /// How many bytes more may be told.
+    room: usize,
+}
+
+impl Default for FieldErrors {
+    fn default() -> Self {
+        Self { found: Vec::new(), most: MOST, room: MOST_BYTES }
+    }
+}
 
 impl FieldErrors {
     /// Nothing wrong yet.
@@ -64,29 +102,60 @@ impl FieldErrors {
         Self::default()
     }
 
-    /// All that was found.
-    pub fn into_vec(self) -> Vec<FieldError> {
-        self.0
+    /// Nothing wrong yet with a part that at most so many errors are asked of, and no more than there is room for here.
+    pub fn of_part(&self, most: usize) -> Self {
+        Self { found: Vec::new(), most: most.min(self.most.saturating_sub(self.len())), room: self.room }
+    }
+
+    /// All that was found, and last that it was too much, if it was.
+    pub fn into_vec(mut self) -> Vec<FieldError> {
+        if self.is_full() {
+            self.found.push(FieldError::invalid("<nil>", "", "too many errors"));
+        }
+        self.found
+    }
+
+    /// Whether nothing more is kept.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.most || self.room == 0
     }
 
     /// How much was found.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.found.len()
     }
 
     /// Whether all is right.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
+    }
+
+    /// What was found.
+    pub fn iter(&self) -> std::slice::Iter<'_, FieldError> {
+        self.found.iter()
+    }
+
+    /// Keeps only some of what was found.
+    pub fn retain(&mut self, keep: impl FnMut(&FieldError) -> bool) {
+        self.found.retain(keep);
     }
 
     /// Adds one error.
     pub fn push(&mut self, error: FieldError) {
-        self.0.push(error);
+        if !self.is_full() {
+            self.room = self.room.saturating_sub(error.bytes());
+            self.found.push(error);
+        }
     }
 
     /// Adds errors found elsewhere.
     pub fn extend(&mut self, errors: impl IntoIterator<Item = FieldError>) {
-        self.0.extend(errors);
+        errors.into_iter().for_each(|error| self.push(error));
+    }
+
+    /// Adds what was found wrong with a part.
+    pub fn append(&mut self, part: Self) {
+        self.extend(part.found);
     }
 
     /// A missing value.
@@ -111,7 +180,7 @@ impl FieldErrors {
 
     /// A value that breaks each of the rules that the messages name.
     pub fn messages(&mut self, path: &Path, value: &str, messages: Vec<String>) {
-        self.0.extend(messages.into_iter().map(|message| FieldError::invalid(path, value, message)));
+        self.extend(messages.into_iter().map(|message| FieldError::invalid(path, value, message)));
     }
 
     /// A value that must be there and be right.
@@ -175,6 +244,26 @@ mod tests {
     fn paths_read_as_kubernetes_writes_them() {
         let path = Path::new("spec").child("containers").index(0).child("resources.limits").key("cpu");
         assert_eq!(path.as_str(), "spec.containers[0].resources.limits[cpu]");
+    }
+
+    #[test]
+    fn a_path_is_told_in_full_unless_it_is_absurdly_long() {
+        let long = Path::new("spec").key(&"é".repeat(100_000));
+        assert!(long.as_str().starts_with("spec[é") && long.as_str().ends_with("é..."));
+        assert!(long.as_str().len() < 5000);
+        assert_eq!(long.child("a").index(1), long);
+    }
+
+    #[test]
+    fn errors_are_told_unless_they_are_too_many_or_too_much() {
+        let mut many = FieldErrors::new();
+        (0..20_000).for_each(|_| many.required("x", ""));
+        assert_eq!(many.len(), MOST);
+        assert_eq!(many.into_vec()[MOST].detail, "too many errors");
+        let mut large = FieldErrors::new();
+        (0..20_000).for_each(|_| large.invalid("x", json!({"a": ["v".repeat(1000)]}), ""));
+        assert!((4000..5000).contains(&large.len()), "{}", large.len());
+        assert!(large.of_part(5).is_full());
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl<'a> Machine<'a, '_> {
         if self.budget.work == 0 { Err(EvalError::Interrupted) } else { Ok(()) }
     }
 
+    /// The value, unless it has more parts than an object may: whoever gets it may write it out.
+    pub(crate) fn result(&mut self, value: Value) -> Outcome {
+        if work::weight(&value, work::RESULT) >= work::RESULT { Err(EvalError::CallCost) } else { Ok(value) }
+    }
+
     fn turn(&mut self) -> Result<(), EvalError> {
         self.pay(cost::TURN)?;
         self.work(1)?;

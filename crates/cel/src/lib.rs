@@ -204,7 +204,7 @@ impl Program {
     /// Evaluates it. What it cost is taken from the budget, also where it failed.
     pub fn eval(&self, vars: &[(&str, Value)], budget: &mut Budget<'_>) -> Result<Value, EvalError> {
         let mut machine = eval::Machine { vars, scope: Vec::new(), budget, spent: 0, turns: 0 };
-        let out = machine.eval(&self.expr);
+        let out = machine.eval(&self.expr).and_then(|value| machine.result(value));
         let spent = machine.spent;
         budget.remaining = budget.remaining.saturating_sub(spent);
         out

@@ -224,6 +224,8 @@ fn what_shares_its_parts_is_not_looked_at_part_by_part_without_end() {
         let source = doubled(40, then, &|x| format!("[{x}, {x}]"));
         assert!(limited(&source, &json!([1])).is_err(), "{then}");
     }
+    let handed_out = doubled(40, "last", &|x| format!("[{x}, {x}]"));
+    assert_eq!(limited(&handed_out, &json!([1])).unwrap_err(), EvalError::CallCost);
     let types = doubled(50, "size(last) == 1", &|x| format!("{{{x}: {x}}}"));
     assert!(limited(&types, &json!("a")).is_err(), "a map is no key");
     assert!(matches!(

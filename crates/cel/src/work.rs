@@ -8,6 +8,8 @@ use crate::{
 
 /// What the evaluations of one budget may take: a second or so.
 pub(crate) const MOST: u64 = 100_000_000;
+/// The weight that the result of an evaluation may have.
+pub(crate) const RESULT: u64 = 4_000_000;
 /// Texts up to this long, and lists up to so many entries, are made at their price.
 const SMALL: u64 = 1 << 14;
 /// What compiling a regular expression takes.
@@ -15,7 +17,7 @@ const COMPILING: u64 = 1_000_000;
 
 /// The work of looking at all of a value, or `most` if it is more. Values share their parts, so that a small one may have
 /// more of them than there are bytes in the world.
-fn weight(value: &Value, most: u64) -> u64 {
+pub(crate) fn weight(value: &Value, most: u64) -> u64 {
     let mut sum = 1;
     match value {
         Value::String(text) => sum += text.len() as u64 / 4,

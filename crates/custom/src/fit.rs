@@ -1,16 +1,14 @@
 //! What writing and reading an object does to it before anybody judges it: undeclared fields go (and are told), defaults
 //! come. Both idempotent.
 
-use crate::schema::{Additional, JsonType, Schema};
+use crate::{
+    place::{child, entry, index},
+    schema::{Additional, JsonType, Schema},
+};
 use serde_json::{Map, Value};
 
 /// So many undeclared fields are told, as in Kubernetes.
 const MOST_TOLD: usize = 100;
-
-/// Where a value stands, for messages about unknown fields: `spec.list[0].name`.
-fn child(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
-}
 
 /// Removes what the schema does not declare, and tells where it was. `root` says whether the value is a whole object, of
 /// which `apiVersion`, `kind` and `metadata` are known.
@@ -29,7 +27,8 @@ fn prune_at(schema: &Schema, value: &mut Value, whole: bool, path: &str, gone: &
                     for (at, entry) in entries.iter_mut().enumerate() {
                         if let Value::Object(map) = entry {
                             let room = MOST_TOLD.saturating_sub(gone.len());
-                            gone.extend(map.keys().take(room).map(|k| child(&format!("{path}[{at}]"), k)));
+                            let here = index(path, at);
+                            gone.extend(map.keys().take(room).map(|k| child(&here, k)));
                             map.clear();
                         }
                     }
@@ -37,7 +36,7 @@ fn prune_at(schema: &Schema, value: &mut Value, whole: bool, path: &str, gone: &
                 return;
             };
             for (at, entry) in entries.iter_mut().enumerate() {
-                prune_at(items, entry, items.embedded, &format!("{path}[{at}]"), gone);
+                prune_at(items, entry, items.embedded, &index(path, at), gone);
             }
         }
         Value::Object(map) => {
@@ -141,11 +140,8 @@ pub fn embedded_objects<'a>(
         Value::Object(map) => {
             for (key, value) in map {
                 if let Some(field) = schema.field(key) {
-                    let here = if schema.properties.contains_key(key) {
-                        child(path, key)
-                    } else {
-                        format!("{path}[{key}]")
-                    };
+                    let here =
+                        if schema.properties.contains_key(key) { child(path, key) } else { entry(path, key) };
                     embedded_objects(field, value, &here, out);
                 }
             }
@@ -153,7 +149,7 @@ pub fn embedded_objects<'a>(
         Value::Array(entries) => {
             if let Some(items) = &schema.items {
                 for (at, entry) in entries.iter().enumerate() {
-                    embedded_objects(items, entry, &format!("{path}[{at}]"), out);
+                    embedded_objects(items, entry, &index(path, at), out);
                 }
             }
         }

@@ -8,6 +8,7 @@ pub mod json_path;
 pub mod lists;
 pub mod names;
 pub mod patterns;
+mod place;
 pub mod rules;
 pub mod schema;
 pub mod structural;

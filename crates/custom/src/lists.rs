@@ -1,16 +1,16 @@
 //! Lists whose entries must differ (`x-kubernetes-list-type`), and when two values are the same. However long a list is,
 //! each entry is looked at a fixed number of times.
 
-use crate::schema::Schema;
-use orlop_api::FieldError;
+use crate::{
+    place::{child, entry, index},
+    schema::Schema,
+};
+use orlop_api::FieldErrors;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::Write,
 };
-
-/// So many errors are told of one object.
-const MOST_ERRORS: usize = 10_000;
 
 /// Equality of JSON where `1` and `1.0` are the same.
 pub fn same(a: &Value, b: &Value) -> bool {
@@ -70,17 +70,13 @@ pub fn identity(entry: &Value, keys: &[String]) -> String {
 }
 
 /// What is wrong with lists whose entries must differ.
-pub fn validate_lists(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+pub fn validate_lists(schema: &Schema, value: &Value, path: &str, errors: &mut FieldErrors) {
     match value {
         Value::Array(entries) => {
             let mut seen = HashSet::new();
             let mut duplicate = |at: usize, id: String, shown: &dyn Fn() -> Value| {
-                if !seen.insert(id) {
-                    match errors.len() {
-                        ..MOST_ERRORS => errors.push(FieldError::duplicate(format!("{path}[{at}]"), shown())),
-                        MOST_ERRORS => errors.push(FieldError::invalid("<nil>", "", "too many errors")),
-                        _ => {}
-                    }
+                if !seen.insert(id) && !errors.is_full() {
+                    errors.duplicate(index(path, at), shown());
                 }
             };
             match schema.list_type.as_deref() {
@@ -104,20 +100,15 @@ pub fn validate_lists(schema: &Schema, value: &Value, path: &str, errors: &mut V
             }
             if let Some(items) = &schema.items {
                 for (at, entry) in entries.iter().enumerate() {
-                    validate_lists(items, entry, &format!("{path}[{at}]"), errors);
+                    validate_lists(items, entry, &index(path, at), errors);
                 }
             }
         }
         Value::Object(map) => {
             for (key, value) in map {
                 if let Some(field) = schema.field(key) {
-                    let here = if !schema.properties.contains_key(key) {
-                        format!("{path}[{key}]")
-                    } else if path.is_empty() {
-                        key.clone()
-                    } else {
-                        format!("{path}.{key}")
-                    };
+                    let known = schema.properties.contains_key(key);
+                    let here = if known { child(path, key) } else { entry(path, key) };
                     validate_lists(field, value, &here, errors);
                 }
             }
@@ -167,8 +158,9 @@ mod tests {
         let numbers: Vec<Value> = (0..100_000).chain([7]).map(Value::from).collect();
         let entries: Vec<Value> = numbers.iter().map(|n| json!({ "k": n })).collect();
         for (schema, list) in [(set, numbers), (map, entries)] {
-            let mut errors = Vec::new();
+            let mut errors = FieldErrors::new();
             validate_lists(&schema, &list.into(), "spec.l", &mut errors);
+            let errors = errors.into_vec();
             assert_eq!(errors.len(), 1);
             assert_eq!(errors[0].path, "spec.l[100000]");
         }

@@ -4,9 +4,10 @@
 use crate::{
     fit::type_of,
     lists::{identity, same},
+    place::{child, entry, index, shown},
     schema::{Additional, JsonType, Rule, Schema},
 };
-use orlop_api::FieldError;
+use orlop_api::{FieldError, FieldErrors, field_path::longer};
 use orlop_cel::{Budget, Decl, Env, EvalError, FieldDecl, ListType, Program, Type, Value as Cel, escape};
 use serde_json::Value;
 use std::{
@@ -14,8 +15,6 @@ use std::{
     sync::Arc,
 };
 
-/// So many errors are told of one object.
-const MOST_ERRORS: usize = 10_000;
 /// What an object on the wire may measure at most.
 const REQUEST: u64 = 3 << 20;
 /// What a single evaluation may cost.
@@ -236,21 +235,21 @@ impl Compiler {
             whole: false,
         };
         for (name, field) in &schema.properties {
-            let at = below(format!("{}.properties[{name}]", place.path), 1, None);
+            let at = below(longer(&place.path, format_args!(".properties[{name}]")), 1, None);
             if let Some(rules) = self.schema(field, &at) {
                 out.fields.insert(name.clone(), rules);
             }
         }
         if let Some(Additional::Schema(values)) = &schema.additional {
             let most = least(schema.max_properties, (REQUEST - 2) / (least_size(values) + 6));
-            let at = below(format!("{}.additionalProperties", place.path), most, None);
+            let at = below(longer(&place.path, format_args!(".additionalProperties")), most, None);
             out.values = self.schema(values, &at).map(Box::new);
         }
         if let Some(items) = &schema.items {
             let most = least(schema.max_items, (REQUEST - 2) / (least_size(items) + 1));
             let keyed = schema.list_type.as_deref() == Some("map");
             let lost = if keyed { None } else { Some(place.path.clone()) };
-            let at = below(format!("{}.items", place.path), most, lost);
+            let at = below(longer(&place.path, format_args!(".items")), most, lost);
             out.items = self.schema(items, &at).map(Box::new);
             out.list_keys = keyed.then(|| schema.list_map_keys.clone());
         }
@@ -331,25 +330,20 @@ impl Compiler {
 }
 
 /// Evaluates all rules on an object. `old` is the object before, of an update.
-pub fn validate(rules: &Rules, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut run = Run { budget: Budget::new(PER_OBJECT, PER_CALL), errors: Vec::new(), over: false };
+pub fn validate(rules: &Rules, new: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let mut run = Run { budget: Budget::new(PER_OBJECT, PER_CALL), errors, over: false };
     run.value(rules, new, old, "");
-    run.errors
 }
 
 struct Run<'a> {
     budget: Budget<'a>,
-    errors: Vec<FieldError>,
+    errors: &'a mut FieldErrors,
     over: bool,
-}
-
-fn child(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
 }
 
 impl Run<'_> {
     fn value(&mut self, rules: &Rules, new: &Value, old: Option<&Value>, path: &str) {
-        if self.over || self.errors.len() >= MOST_ERRORS {
+        if self.over || self.errors.is_full() {
             return;
         }
         if let Some(decl) = &rules.decl
@@ -364,7 +358,7 @@ impl Run<'_> {
                     if let Some(rules) = rules.fields.get(key) {
                         self.value(rules, value, before, &child(path, key));
                     } else if let Some(rules) = &rules.values {
-                        self.value(rules, value, before, &format!("{path}[{key}]"));
+                        self.value(rules, value, before, &entry(path, key));
                     }
                 }
             }
@@ -381,7 +375,7 @@ impl Run<'_> {
                         Some(keys) if !known.is_empty() => known.get(&identity(entry, keys)).copied(),
                         _ => None,
                     };
-                    self.value(items, entry, before, &format!("{path}[{at}]"));
+                    self.value(items, entry, before, &index(path, at));
                 }
             }
             _ => {}
@@ -467,10 +461,6 @@ impl Run<'_> {
 
 fn told(rule: &Compiled) -> &str {
     if rule.source.message.is_empty() { rule.source.rule.trim() } else { rule.source.message.trim() }
-}
-
-fn shown(path: &str) -> String {
-    if path.is_empty() { "<nil>".to_string() } else { path.to_string() }
 }
 
 /// A path with the `fieldPath` of a rule (`.spec.x`, `['a.b']`) appended.

@@ -434,7 +434,7 @@ fn defaults(schema: &Schema, path: &Path, errors: &mut FieldErrors) {
             let patterns = patterns::Patterns::of(schema);
             let mut filled = default.clone();
             fit::default(schema, &mut filled);
-            errors.extend(value::validate_at(schema, &patterns, &filled, at.as_str()));
+            errors.append(value::validate_at(schema, &patterns, &filled, at.as_str()));
         } else {
             let why = format!("must not have unknown fields: {}", gone.join(", "));
             errors.invalid(&at, default.clone(), why);

@@ -93,7 +93,7 @@ fn wrong(schema: Value, spec: Value) -> Vec<String> {
     let object = json!({"apiVersion": "x.y/v1", "kind": "A", "metadata": {"name": "a"}, "spec": spec});
     let mut errors = value::validate(&schema, &Patterns::of(&schema), &object);
     lists::validate_lists(&schema, &object, "", &mut errors);
-    errors.into_iter().map(|e| e.to_string()).collect()
+    errors.into_vec().into_iter().map(|e| e.to_string()).collect()
 }
 
 #[test]
@@ -220,7 +220,9 @@ fn judged(rule: Value, new: Value, old: Option<Value>) -> Vec<String> {
     assert!(broken.is_empty(), "{}", broken[0].why);
     let object = |spec: Value| json!({"spec": spec});
     let old = old.map(object);
-    rules::validate(&compiled, &object(new), old.as_ref()).into_iter().map(|e| e.to_string()).collect()
+    let mut errors = FieldErrors::new();
+    rules::validate(&compiled, &object(new), old.as_ref(), &mut errors);
+    errors.into_vec().into_iter().map(|e| e.to_string()).collect()
 }
 
 #[test]
@@ -393,7 +395,7 @@ fn choices_within_choices_are_each_looked_at_once() {
 fn an_object_with_more_errors_than_anyone_reads_is_told_so_many_and_is_never_tolerated() {
     let schema = Schema::parse(&json!({"type": "array", "items": {"type": "string"}}));
     let list: Vec<Value> = (0..50_000).map(Value::from).collect();
-    let errors = value::validate(&schema, &Patterns::of(&schema), &list.into());
+    let errors = value::validate(&schema, &Patterns::of(&schema), &list.into()).into_vec();
     assert_eq!(errors.len(), 10_001);
     assert_eq!(errors[10_000].to_string(), "<nil>: Invalid value: \"\": too many errors");
 }
@@ -405,4 +407,47 @@ fn texts_that_are_cut_inside_a_character_have_no_format_and_break_nothing() {
             assert!(!value::has_format(format, &text), "{text} {format}");
         }
     }
+}
+
+/// How many bytes the errors of a version's schema and of an object take.
+fn told(errors: &[orlop_api::FieldError]) -> usize {
+    errors.iter().map(|e| e.to_string().len()).sum()
+}
+
+#[test]
+fn very_many_errors_below_a_long_key_are_told_within_reason() {
+    let key = "k".repeat(200_000);
+    let untyped: serde_json::Map<String, Value> = (0..5000).map(|n| (format!("f{n}"), json!({}))).collect();
+    let schema = json!({"type": "object", "properties": {&key: {"type": "object", "properties": untyped}}});
+    let mut errors = FieldErrors::new();
+    structural::validate(&Schema::parse(&schema), &Path::new("spec"), &mut errors);
+    let errors = errors.into_vec();
+    assert!(errors.len() > 500 && told(&errors) < 16 << 20, "{} {}", errors.len(), told(&errors));
+
+    let rule = json!([{"rule": "self.x == 1"}]);
+    let ruled: serde_json::Map<String, Value> = (0..500)
+        .map(|n| (format!("f{n}"), json!({"type": "object", "x-kubernetes-validations": rule})))
+        .collect();
+    let schema = json!({"type": "object", "properties": {&key: {"type": "object", "properties": ruled}}});
+    let mut errors = FieldErrors::new();
+    structural::validate(&Schema::parse(&schema), &Path::new("spec"), &mut errors);
+    let errors = errors.into_vec();
+    assert!(errors.len() > 400 && told(&errors) < 16 << 20, "{} {}", errors.len(), told(&errors));
+
+    let of_texts = json!({"type": "object", "additionalProperties": {"type": "array", "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "maxLength": 1}}});
+    let schema = Schema::parse(&of_texts);
+    let object = json!({&key: vec!["long"; 50_000]});
+    let mut errors = value::validate(&schema, &Patterns::of(&schema), &object);
+    lists::validate_lists(&schema, &object, "", &mut errors);
+    let errors = errors.into_vec();
+    assert!(errors.len() > 500 && told(&errors) < 16 << 20, "{} {}", errors.len(), told(&errors));
+}
+
+#[test]
+fn a_long_value_that_breaks_very_many_rules_is_told_within_reason() {
+    let parts: Vec<Value> = (0..3000).map(|n| json!({"pattern": format!("^a{n}$")})).collect();
+    let schema = Schema::parse(&json!({"type": "string", "allOf": parts}));
+    let errors = value::validate(&schema, &Patterns::of(&schema), &"x".repeat(100_000).into()).into_vec();
+    assert!(errors.len() > 10 && told(&errors) < 16 << 20, "{} {}", errors.len(), told(&errors));
 }

@@ -5,14 +5,12 @@ use crate::{
     fit::{is_type, type_of},
     lists::same,
     patterns::Patterns,
+    place::{child, index, shown},
     schema::{Additional, JsonType, Schema},
 };
 use base64::Engine;
-use orlop_api::{FieldError, field_error::FieldErrorKind};
+use orlop_api::{FieldError, FieldErrors, field_error::FieldErrorKind};
 use serde_json::Value;
-
-/// So many errors are told of one object; the rest only as that there are more.
-const MOST_ERRORS: usize = 10_000;
 
 /// All schemas directly below one.
 pub fn parts(schema: &Schema) -> Vec<&Schema> {
@@ -41,31 +39,23 @@ pub fn float(number: f64) -> String {
 }
 
 /// What is wrong with a value by its schema.
-pub fn validate(schema: &Schema, patterns: &Patterns, value: &Value) -> Vec<FieldError> {
-    let mut check = Check { patterns, errors: Vec::new(), most: MOST_ERRORS };
+pub fn validate(schema: &Schema, patterns: &Patterns, value: &Value) -> FieldErrors {
+    let mut check = Check { patterns, errors: FieldErrors::new() };
     check.value(schema, value, "", true);
-    if check.errors.len() >= MOST_ERRORS {
-        check.errors.push(FieldError::invalid("<nil>", "", "too many errors"));
-    }
     check.errors
 }
 
 /// The same for a part of an object that stands at `path`, which is no whole object itself.
-pub fn validate_at(schema: &Schema, patterns: &Patterns, value: &Value, path: &str) -> Vec<FieldError> {
-    let mut check = Check { patterns, errors: Vec::new(), most: MOST_ERRORS };
+pub fn validate_at(schema: &Schema, patterns: &Patterns, value: &Value, path: &str) -> FieldErrors {
+    let mut check = Check { patterns, errors: FieldErrors::new() };
     check.value(schema, value, path, false);
     check.errors
 }
 
 struct Check<'a> {
     patterns: &'a Patterns,
-    errors: Vec<FieldError>,
-    /// When there are so many, nothing more is looked at.
-    most: usize,
-}
-
-fn child(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
+    /// When they are full, nothing more is looked at.
+    errors: FieldErrors,
 }
 
 impl Check<'_> {
@@ -85,7 +75,7 @@ impl Check<'_> {
     }
 
     fn value(&mut self, schema: &Schema, value: &Value, path: &str, root: bool) {
-        if value.is_null() && schema.nullable || self.errors.len() >= self.most {
+        if value.is_null() && schema.nullable || self.errors.is_full() {
             return;
         }
         if !self.right_type(schema, value, path) {
@@ -143,7 +133,7 @@ impl Check<'_> {
             if fitting == 0 {
                 self.choice(path, "must validate at least one schema (anyOf)");
                 // Kubernetes also tells why the best of them does not fit.
-                self.errors.extend(best);
+                self.errors.append(best);
             }
         }
         if !schema.one_of.is_empty() {
@@ -151,7 +141,7 @@ impl Check<'_> {
                 (1, _) => {}
                 (0, best) => {
                     self.choice(path, "must validate one and only one schema (oneOf). Found none valid");
-                    self.errors.extend(best);
+                    self.errors.append(best);
                 }
                 (n, _) => {
                     let what = format!(
@@ -163,9 +153,9 @@ impl Check<'_> {
         }
         let mut broken = 0;
         for part in &schema.all_of {
-            let errors = self.errors_of(part, value, path, self.most - self.errors.len().min(self.most));
+            let errors = self.errors_of(part, value, path, usize::MAX);
             broken += usize::from(!errors.is_empty());
-            self.errors.extend(errors);
+            self.errors.append(errors);
         }
         if broken > 0 {
             let none = if broken == schema.all_of.len() { ". None validated" } else { "" };
@@ -186,10 +176,10 @@ impl Check<'_> {
         value: &Value,
         path: &str,
         enough: usize,
-    ) -> (usize, Vec<FieldError>) {
-        let (mut fitting, mut best): (usize, Option<Vec<FieldError>>) = (0, None);
+    ) -> (usize, FieldErrors) {
+        let (mut fitting, mut best): (usize, Option<FieldErrors>) = (0, None);
         for schema in schemas {
-            let errors = self.errors_of(schema, value, path, self.most);
+            let errors = self.errors_of(schema, value, path, usize::MAX);
             fitting += usize::from(errors.is_empty());
             if fitting >= enough {
                 break;
@@ -201,8 +191,8 @@ impl Check<'_> {
         (fitting, best.unwrap_or_default())
     }
 
-    fn errors_of(&self, schema: &Schema, value: &Value, path: &str, most: usize) -> Vec<FieldError> {
-        let mut check = Check { patterns: self.patterns, errors: Vec::new(), most };
+    fn errors_of(&self, schema: &Schema, value: &Value, path: &str, most: usize) -> FieldErrors {
+        let mut check = Check { patterns: self.patterns, errors: self.errors.of_part(most) };
         check.value(schema, value, path, false);
         check.errors
     }
@@ -272,7 +262,7 @@ impl Check<'_> {
         }
         if let Some(items) = &schema.items {
             for (at, entry) in entries.iter().enumerate() {
-                self.value(items, entry, &format!("{path}[{at}]"), false);
+                self.value(items, entry, &index(path, at), false);
             }
         }
     }
@@ -299,10 +289,6 @@ impl Check<'_> {
             }
         }
     }
-}
-
-fn shown(path: &str) -> String {
-    if path.is_empty() { "<nil>".to_string() } else { path.to_string() }
 }
 
 /// Whether a text has a format; unknown formats are no rule.

@@ -6,6 +6,7 @@ use crate::{
     json_path::JsonPath,
     lists::validate_lists,
     patterns::Patterns,
+    place::child,
     rules::{self, Rules as CelRules},
     schema::Schema,
     value,
@@ -170,7 +171,7 @@ impl Version {
         for (path, object) in embedded {
             for field in ["apiVersion", "kind"] {
                 if object.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
-                    errors.push(FieldError::required(format!("{path}.{field}"), "must not be empty"));
+                    errors.required(child(&path, field), "must not be empty");
                 }
             }
         }
@@ -180,9 +181,9 @@ impl Version {
         }
         // Expressions count on the types that the schema promises.
         if !errors.iter().any(|e| matches!(e.kind, FieldErrorKind::TypeInvalid)) {
-            errors.extend(rules::validate(&self.rules, new, old));
+            rules::validate(&self.rules, new, old, &mut errors);
         }
-        errors
+        errors.into_vec()
     }
 }
 

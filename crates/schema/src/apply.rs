@@ -135,16 +135,18 @@ pub fn apply(
     }
     let before = managers.clone();
     let (mut object, mut managers) = match applying.run(managers, force) {
-        Err(ApplyError::Conflict(conflicts)) if writer.manager == KUBECTL => {
-            let inherited = applying.inherited();
-            let left: Vec<Conflict> =
-                conflicts.into_iter().filter(|c| !inherited.contains(&c.path)).collect();
-            if !left.is_empty() {
-                return Err(ApplyError::Conflict(left));
+        Ok(done) => done,
+        Err(mut contested) => {
+            if writer.manager == KUBECTL {
+                let inherited = applying.inherited();
+                contested.iter_mut().for_each(|(_, set)| *set = set.difference(&inherited));
+                contested.retain(|(_, set)| !set.is_empty());
             }
-            applying.run(before.clone(), true)?
+            if !contested.is_empty() {
+                return Err(conflict(contested));
+            }
+            applying.run(before.clone(), true).map_err(conflict)?
         }
-        other => other?,
     };
     let changed = object != applying.live || !managers.same_sets(&before);
     if changed && let Some(mine) = managers.get_mut(&applying.applier()) {
@@ -154,6 +156,22 @@ pub fn apply(
     managers.write(&mut object);
     applying.sync_last_applied(&mut object);
     Ok(object)
+}
+
+/// So many bytes of paths are told to be contested.
+const MOST_TOLD: usize = 1 << 20;
+
+/// Fields that others own, by how messages name the owners.
+type Contested = Vec<(String, FieldSet)>;
+
+fn conflict(mut contested: Contested) -> ApplyError {
+    contested.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut room = MOST_TOLD;
+    let conflicts = contested.iter().flat_map(|(manager, set)| {
+        let paths = set.paths_within(&mut room);
+        paths.into_iter().map(move |path| Conflict { manager: manager.clone(), path })
+    });
+    ApplyError::Conflict(conflicts.collect())
 }
 
 /// The configuration as an object of its type, or what is wrong with it.
@@ -283,7 +301,7 @@ impl Applying<'_> {
         }
     }
 
-    fn run(&self, mut managers: Managers, force: bool) -> Result<(Value, Managers), ApplyError> {
+    fn run(&self, mut managers: Managers, force: bool) -> Result<(Value, Managers), Contested> {
         let applier = self.applier();
         let merged = merge(self.ty, &self.live, &self.config);
         let mine = managers.get_or_add(applier.clone());
@@ -294,16 +312,16 @@ impl Applying<'_> {
 
         let changes = Comparison::of(self.ty, &self.live, &object);
         let written = changes.written();
-        let mut conflicts = Vec::new();
+        let mut conflicts: Contested = Vec::new();
         for other in managers.iter_mut().filter(|m| !m.is(&applier)) {
             let contested = other.set.intersection(&written);
-            let conflict = |path| Conflict { manager: other.print(), path };
-            conflicts.extend(contested.paths().into_iter().map(conflict));
             other.set = other.set.difference(&contested).difference(&changes.removed);
+            if !contested.is_empty() {
+                conflicts.push((other.print(), contested));
+            }
         }
         if !force && !conflicts.is_empty() {
-            conflicts.sort_by(|a, b| a.manager.cmp(&b.manager));
-            return Err(ApplyError::Conflict(conflicts));
+            return Err(conflicts);
         }
         if let Some(mine) = managers.get_mut(&applier) {
             mine.set = owned(std::mem::take(&mut mine.set), self.writer);
@@ -331,12 +349,12 @@ impl Applying<'_> {
     }
 
     /// What `kubectl apply` wrote and still stands as it wrote it: `kubectl apply --server-side` takes it over.
-    fn inherited(&self) -> Vec<String> {
-        let Some(last) = last_applied(&self.live) else { return Vec::new() };
-        let Ok(last) = serde_json::from_str::<Value>(last) else { return Vec::new() };
+    fn inherited(&self) -> FieldSet {
+        let Some(last) = last_applied(&self.live) else { return FieldSet::default() };
+        let Ok(last) = serde_json::from_str::<Value>(last) else { return FieldSet::default() };
         let changes = Comparison::of(self.ty, &last, &self.live);
         let changed = changes.written().union(&changes.removed);
-        field_set(self.ty, &last).difference(&changed).paths()
+        field_set(self.ty, &last).difference(&changed)
     }
 
     /// Keeps the annotation of `kubectl apply` in step, so that one can go back to it.

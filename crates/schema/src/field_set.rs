@@ -155,19 +155,29 @@ impl FieldSet {
 
     /// All paths, printed as in conflict messages: `.spec.containers[name="web"].image`.
     pub fn paths(&self) -> Vec<String> {
+        let mut room = usize::MAX;
+        self.paths_within(&mut room)
+    }
+
+    /// The first of them, as many as there is room for in so many bytes, which are taken from it.
+    pub fn paths_within(&self, room: &mut usize) -> Vec<String> {
         let mut out = Vec::new();
-        self.print(&mut String::new(), &mut out);
+        self.print(&mut String::new(), room, &mut out);
         out
     }
 
-    fn print(&self, prefix: &mut String, out: &mut Vec<String>) {
+    fn print(&self, prefix: &mut String, room: &mut usize, out: &mut Vec<String>) {
         for (step, node) in &self.steps {
+            if *room == 0 {
+                return;
+            }
             let len = prefix.len();
             push_step(prefix, step);
             if node.member {
+                *room = room.saturating_sub(prefix.len() + 1);
                 out.push(prefix.clone());
             }
-            node.below.print(prefix, out);
+            node.below.print(prefix, room, out);
             prefix.truncate(len);
         }
     }

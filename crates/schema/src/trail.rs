@@ -1,7 +1,6 @@
 //! Where a walk through an object is, as a chain on the stack: nothing is allocated until somebody has to be told.
 
-/// Beyond this many bytes a path is not told in full.
-const LONGEST: usize = 4096;
+use orlop_api::field_path::cut;
 
 /// One step of the way, linked to the one before it.
 #[derive(Clone, Copy)]
@@ -64,10 +63,9 @@ impl<'a> Trail<'a> {
                 Step::Index(i) if indices => out.push_str(&format!("[{i}]")),
                 Step::Index(_) => {}
             }
-            if out.len() > LONGEST {
-                // Keys come from strangers, and all that stands below a long one would say it again.
-                out.truncate(out.floor_char_boundary(LONGEST));
-                out.push_str("...");
+            let length = out.len();
+            cut(&mut out);
+            if out.len() != length {
                 break;
             }
         }

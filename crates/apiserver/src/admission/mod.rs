@@ -13,6 +13,7 @@ mod request;
 mod rounds;
 pub(crate) mod subresource;
 pub(crate) mod type_check;
+mod view;
 pub(crate) mod webhooks;
 
 pub(crate) use request::{Operation, Options, Request};
@@ -133,14 +134,14 @@ impl Chain {
             self.mutate_by_plugins(request, object)?;
             Ok(*object != before)
         };
-        let by_policies = evaluator.mutate(&mut invocations, request, object, complete, Round::First)?;
+        let by_policies = evaluator.mutate(&mut invocations, request, object, complete, Round::First).await?;
         let by_hooks = caller.mutate(&mut hooks, request, Some(object), Round::First).await?;
         if by_policies.is_none() && by_hooks.is_none() {
             return Ok(false);
         }
         let by_plugins = rerun(object)?;
         let round = Round::after(by_policies, by_plugins || by_hooks.is_some());
-        let policies_again = evaluator.mutate(&mut invocations, request, object, complete, round)?;
+        let policies_again = evaluator.mutate(&mut invocations, request, object, complete, round).await?;
         let round = Round::after(by_hooks, by_plugins || policies_again.is_some());
         let hooks_again = caller.mutate(&mut hooks, request, Some(object), round).await?;
         if policies_again.is_some() || hooks_again.is_some() {
@@ -155,7 +156,8 @@ impl Chain {
             plugin.validate(request, object)?;
         }
         if validating::exist(request) {
-            self.evaluator().validate(request, object)?;
+            let evaluator = self.evaluator();
+            Box::pin(evaluator.validate(request, object)).await?;
         }
         if webhooks::exist(request, Phase::Validating) {
             let caller = self.caller();

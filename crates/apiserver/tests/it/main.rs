@@ -10,6 +10,7 @@ mod custom;
 mod devices;
 mod discovery;
 mod flow_control;
+mod limits;
 mod mutating;
 mod nodes;
 mod objects;

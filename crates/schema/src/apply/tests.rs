@@ -98,6 +98,18 @@ fn changing_what_another_owns_is_a_conflict_that_names_owner_and_field() {
 }
 
 #[test]
+fn very_many_conflicts_below_a_long_key_are_told_within_reason() {
+    let env =
+        |value: &str| (0..500).map(|n| json!({"name": format!("v{n}"), "value": value})).collect::<Value>();
+    let of = |value: &str| pod(json!([{"name": "c".repeat(100_000), "env": env(value)}]));
+    let object = updated(None, &of("old"), "one");
+    let ApplyError::Conflict(conflicts) = try_apply(&object, &of("new"), "two", false).unwrap_err() else {
+        panic!("a conflict")
+    };
+    assert_eq!(conflicts.len(), 11, "a megabyte");
+}
+
+#[test]
 fn several_conflicts_are_listed_by_owner() {
     let base = config_map(json!({"a": "1", "b": "1", "c": "1"}));
     let object = updated(None, &base, "one");

@@ -11,6 +11,7 @@ use super::{
     Request,
     expressions::{self, Expressions},
     matching,
+    view::View,
 };
 use crate::identity::Authorizer;
 use orlop_api::{
@@ -36,6 +37,15 @@ struct Family {
     bindings: &'static str,
 }
 
+/// A policy that concerns a request.
+struct Concern {
+    policy: Value,
+    /// The version of the resource that its rules name, where that is not the request's.
+    version: Option<String>,
+    /// Those of its bindings that concern the request too, by their names.
+    bindings: Vec<Value>,
+}
+
 impl Family {
     /// Whether there are any bindings at all: a policy without one does nothing.
     fn exists(self, request: &Request<'_>) -> bool {
@@ -43,8 +53,8 @@ impl Family {
             && !matching::is_exempt(request)
     }
 
-    /// The policies that concern the request, with those of their bindings that do, by their names.
-    fn concerning(self, request: &Request<'_>, object: Option<&Value>) -> Vec<(Value, Vec<Value>)> {
+    /// The policies that concern the request, by their names.
+    fn concerning(self, request: &Request<'_>, object: Option<&Value>) -> Vec<Concern> {
         let bindings = request.look_up_all((GROUP, "v1", self.bindings), "");
         let mut found = Vec::new();
         for policy in request.look_up_all((GROUP, "v1", self.policies), "") {
@@ -53,27 +63,55 @@ impl Family {
                 bindings.iter().filter(|b| text(b, "/spec/policyName") == name).cloned().collect();
             let null = Value::Null;
             let constraints = policy.pointer("/spec/matchConstraints").unwrap_or(&null);
-            if bound.is_empty() || !concerns(constraints, request, object) {
+            if bound.is_empty() {
                 continue;
             }
+            let Some(version) = concerned_version(constraints, request, object) else { continue };
             let about = |binding: &Value| {
                 let resources = binding.pointer("/spec/matchResources").filter(|r| r.is_object());
-                resources.is_none_or(|r| concerns(r, request, object))
+                resources.is_none_or(|r| concerned_version(r, request, object).is_some())
             };
-            let bound = bound.into_iter().filter(about).collect();
-            found.push((policy, bound));
+            let bindings = bound.into_iter().filter(about).collect();
+            let version = (version != &*request.kind.version).then(|| version.to_string());
+            found.push(Concern { policy, version, bindings });
         }
         found
     }
 }
 
-/// Whether `matchConstraints` or `matchResources` are about the request.
-fn concerns(about: &Value, request: &Request<'_>, object: Option<&Value>) -> bool {
+/// In which version of the resource `matchConstraints` or `matchResources` are about the request, if they are.
+fn concerned_version<'a>(about: &'a Value, request: &Request<'a>, object: Option<&Value>) -> Option<&'a str> {
     let policy = text(about, "/matchPolicy");
     let included = list(about, "/resourceRules");
-    (included.is_empty() || matching::rules_match(included, policy, request))
-        && !matching::rules_match(list(about, "/excludeResourceRules"), policy, request)
-        && matching::selectors_match(about, request, object)
+    let version = match included {
+        [] => &*request.kind.version,
+        rules => matching::matched_version(rules, policy, request)?,
+    };
+    let excluded = matching::rules_match(list(about, "/excludeResourceRules"), policy, request);
+    (!excluded && matching::selectors_match(about, request, object)).then_some(version)
+}
+
+/// A request as a policy sees it whose rules name a version; as it is where they name none but its own.
+async fn view(
+    version: Option<&str>,
+    request: &Request<'_>,
+    object: Option<&Value>,
+) -> Result<Option<View>, String> {
+    let Some(version) = version else { return Ok(None) };
+    let view = View::new(version, request, object).await;
+    view.map(Some).map_err(|status| format!("failed to convert object version: {}", status.message))
+}
+
+/// What a policy sees.
+fn seen<'v>(
+    view: Option<&'v View>,
+    request: &Request<'v>,
+    object: Option<&'v Value>,
+) -> (Request<'v>, Option<&'v Value>) {
+    match view {
+        Some(view) => (view.request(request), view.object.as_ref()),
+        None => (Request { ..*request }, object),
+    }
 }
 
 /// The parameters that a binding refers to. An empty list means that the binding does not apply.

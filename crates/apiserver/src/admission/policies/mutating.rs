@@ -2,7 +2,7 @@
 //! concerns say, one mutation after the other. What cannot be evaluated or applied refuses the request, unless the policy ignores
 //! failures.
 
-use super::{Evaluator, Family, names, params};
+use super::{Evaluator, Family, names, params, seen, view};
 use crate::admission::{Request, expressions, rounds::Round};
 use orlop_api::{
     Status,
@@ -23,6 +23,8 @@ pub(in crate::admission) fn exist(request: &Request<'_>) -> bool {
 /// A policy with one of its bindings and one set of parameters.
 struct Invocation {
     policy: Value,
+    /// The version of the resource that its rules name, where that is not the request's.
+    version: Option<String>,
     binding: String,
     param: Value,
     /// Whether its conditions held, so that it may be asked again.
@@ -57,16 +59,17 @@ pub(in crate::admission) struct Invocations {
     failures: Vec<Failure>,
 }
 
-fn failure(policy: &Value, binding: &str, why: &str, reason: &'static str) -> Option<Failure> {
+fn failure(policy: &Value, binding: Option<&str>, why: &str, reason: &'static str) -> Option<Failure> {
     let name = text(policy, "/metadata/name");
     if text(policy, "/spec/failurePolicy") == "Ignore" {
         tracing::warn!(policy = name, binding, why, "a mutating policy failed and is ignored");
         return None;
     }
-    Some(Failure {
-        message: format!("policy '{name}' with binding '{binding}' denied request: {why}"),
-        reason,
-    })
+    let message = match binding {
+        Some(binding) => format!("policy '{name}' with binding '{binding}' denied request: {why}"),
+        None => format!("policy {name:?} denied request: {why}"),
+    };
+    Some(Failure { message, reason })
 }
 
 /// 403 for what could not be done, in the words of the first failure.
@@ -87,17 +90,19 @@ impl Evaluator<'_> {
     /// The policies that concern a request, each with its parameters.
     pub(in crate::admission) fn invocations(&self, request: &Request<'_>, object: &Value) -> Invocations {
         let mut found = Invocations::default();
-        for (policy, bindings) in FAMILY.concerning(request, Some(object)) {
-            for binding in bindings {
-                let name = text(&binding, "/metadata/name").to_string();
-                match params(&policy, &binding, request) {
+        for concern in FAMILY.concerning(request, Some(object)) {
+            let policy = &concern.policy;
+            for binding in &concern.bindings {
+                let name = text(binding, "/metadata/name").to_string();
+                match params(policy, binding, request) {
                     Ok(params) => found.all.extend(params.into_iter().map(|param| Invocation {
                         policy: policy.clone(),
+                        version: concern.version.clone(),
                         binding: name.clone(),
                         param,
                         held: false,
                     })),
-                    Err(why) => found.failures.extend(failure(&policy, &name, &why, "")),
+                    Err(why) => found.failures.extend(failure(policy, Some(&name), &why, "")),
                 }
             }
         }
@@ -106,7 +111,7 @@ impl Evaluator<'_> {
 
     /// Lets the policies of a round change the object; `complete` fills in defaults after each mutation. Tells the place of the
     /// last one that changed it.
-    pub(in crate::admission) fn mutate(
+    pub(in crate::admission) async fn mutate(
         &self,
         invocations: &mut Invocations,
         request: &Request<'_>,
@@ -117,46 +122,74 @@ impl Evaluator<'_> {
         let mut last_change = None;
         let mut failures = std::mem::take(&mut invocations.failures);
         for (at, invocation) in invocations.all.iter_mut().enumerate() {
-            let policy = &invocation.policy;
-            let wishes = invocation.held && text(policy, "/spec/reinvocationPolicy") == "IfNeeded";
+            let wishes =
+                invocation.held && text(&invocation.policy, "/spec/reinvocationPolicy") == "IfNeeded";
             if !round.asks(at, wishes, last_change.is_some()) {
                 continue;
             }
-            let mut values = self.values(request, Some(object));
-            values.push(("params", Cel::from_json(&invocation.param)));
-            let conditions = list(policy, "/spec/matchConditions");
-            match expressions::conditions_hold(self.expressions, conditions, &names(policy), &values) {
-                Ok(true) => invocation.held = true,
-                Ok(false) => continue,
-                Err(why) => {
-                    failures.extend(failure(policy, &invocation.binding, &why, "Invalid"));
-                    continue;
-                }
-            }
             let before = object.clone();
-            for (nth, mutation) in list(policy, "/spec/mutations").iter().enumerate() {
-                if nth > 0 {
-                    // Each mutation sees what those before it have made.
-                    values = self.values(request, Some(object));
-                    values.push(("params", Cel::from_json(&invocation.param)));
-                }
-                match self.patched(policy, mutation, request, object, &values) {
-                    Ok(mut patched) => {
-                        complete(&mut patched);
-                        *object = patched;
-                    }
-                    Err(Refusal::Fatal(status)) => return Err(status),
-                    Err(Refusal::Failed(why)) => {
-                        failures.extend(failure(policy, &invocation.binding, &why, "Invalid"));
-                    }
-                }
-            }
+            self.invoke(invocation, request, object, complete, &mut failures).await?;
             if *object != before {
                 last_change = Some(at);
             }
         }
         refuse(request, &failures)?;
         Ok(last_change)
+    }
+
+    /// Lets one policy change the object, if its conditions hold.
+    async fn invoke(
+        &self,
+        invocation: &mut Invocation,
+        request: &Request<'_>,
+        object: &mut Value,
+        complete: &(impl Fn(&mut Value) + Sync),
+        failures: &mut Vec<Failure>,
+    ) -> Result<(), Status> {
+        let (policy, binding) = (&invocation.policy, Some(invocation.binding.as_str()));
+        let mutations = list(policy, "/spec/mutations");
+        for (nth, mutation) in mutations.iter().enumerate() {
+            // Each mutation sees what those before it have made.
+            let view = match view(invocation.version.as_deref(), request, Some(object)).await {
+                Ok(view) => view,
+                Err(why) => {
+                    let why = format!("failed to configure policy: {why}");
+                    failures.extend(failure(policy, None, &why, ""));
+                    return Ok(());
+                }
+            };
+            let made = {
+                let (request, object) = seen(view.as_ref(), request, Some(object));
+                let mut values = self.values(&request, object);
+                values.push(("params", Cel::from_json(&invocation.param)));
+                if nth == 0 {
+                    let conditions = list(policy, "/spec/matchConditions");
+                    match expressions::conditions_hold(self.expressions, conditions, &names(policy), &values)
+                    {
+                        Ok(true) => invocation.held = true,
+                        Ok(false) => return Ok(()),
+                        Err(why) => {
+                            failures.extend(failure(policy, binding, &why, "Invalid"));
+                            return Ok(());
+                        }
+                    }
+                }
+                self.patched(policy, mutation, &request, object.unwrap_or(&Value::Null), &values)
+            };
+            match made {
+                Ok(made) => {
+                    let mut made = match &view {
+                        Some(view) => view.back(made).await?,
+                        None => made,
+                    };
+                    complete(&mut made);
+                    *object = made;
+                }
+                Err(Refusal::Fatal(status)) => return Err(status),
+                Err(Refusal::Failed(why)) => failures.extend(failure(policy, binding, &why, "Invalid")),
+            }
+        }
+        Ok(())
     }
 
     /// The object as one mutation wants it.

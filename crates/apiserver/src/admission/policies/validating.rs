@@ -1,7 +1,7 @@
 //! ValidatingAdmissionPolicy (Kubernetes documentation, "Validating Admission Policy"): evaluates the policies that a request
 //! concerns, and turns broken rules into refusals, warnings and audit notes.
 
-use super::{Evaluator, Family, names, params};
+use super::{Concern, Evaluator, Family, names, params, seen, view};
 use crate::admission::{
     Request,
     expressions::{self, Names},
@@ -31,18 +31,23 @@ struct Broken {
     failed: bool,
 }
 
+/// What follows from all policies.
+#[derive(Default)]
+struct Judgement {
+    refusal: Option<Status>,
+    audited: Vec<Value>,
+}
+
 /// Whether there are any bindings at all: a policy without one does nothing.
 pub(in crate::admission) fn exist(request: &Request<'_>) -> bool {
     FAMILY.exists(request)
 }
 
-fn status(request: &Request<'_>, policy: &str, binding: &str, broken: &Broken) -> Status {
-    let message = format!(
-        "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {}",
-        broken.message
-    );
+fn status(request: &Request<'_>, policy: &str, binding: Option<&str>, why: &str, reason: &str) -> Status {
+    let binding = binding.map(|name| format!(" with binding '{name}'")).unwrap_or_default();
+    let message = format!("ValidatingAdmissionPolicy '{policy}'{binding} denied request: {why}");
     let mut status = request.forbidden(&message);
-    (status.code, status.reason) = match broken.reason.as_str() {
+    (status.code, status.reason) = match reason {
         "Forbidden" => (403, "Forbidden"),
         "Unauthorized" => (401, "Unauthorized"),
         "RequestEntityTooLarge" => (413, "RequestEntityTooLarge"),
@@ -119,72 +124,95 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The broken rules of a policy for one binding, over all its parameters.
-    fn judge(
-        &self,
-        policy: &Value,
-        binding: &Value,
-        request: &Request<'_>,
-        values: &[(&str, Cel)],
-    ) -> Result<Vec<Broken>, String> {
-        let names = names(policy);
-        let mut all = Vec::new();
-        for param in params(policy, binding, request)? {
-            let mut values = values.to_vec();
-            values.push(("params", Cel::from_json(&param)));
-            let conditions = list(policy, "/spec/matchConditions");
-            if !expressions::conditions_hold(self.expressions, conditions, &names, &values)? {
-                continue;
+    /// The broken rules of a policy for one set of parameters.
+    fn judge(&self, policy: &Value, param: &Value, values: &[(&str, Cel)]) -> Vec<Broken> {
+        let mut values = values.to_vec();
+        values.push(("params", Cel::from_json(param)));
+        let conditions = list(policy, "/spec/matchConditions");
+        match expressions::conditions_hold(self.expressions, conditions, &names(policy), &values) {
+            Ok(true) => {
+                let (broken, annotations) = self.evaluate(policy, &values);
+                annotations.into_iter().for_each(|(key, value)| notes::annotate(key, value));
+                broken
             }
-            let (broken, annotations) = self.evaluate(policy, &values);
-            all.extend(broken);
-            annotations.into_iter().for_each(|(key, value)| notes::annotate(key, value));
+            Ok(false) => Vec::new(),
+            Err(why) => vec![Broken { message: why, reason: String::new(), index: 0, failed: true }],
         }
-        Ok(all)
     }
 
-    /// Holds the request to all policies; the first refusal counts.
-    pub(in crate::admission) fn validate(
+    /// Holds a request, as the policy sees it, to all that binds it to the policy.
+    fn hold(
         &self,
+        concern: &Concern,
         request: &Request<'_>,
-        object: Option<&Value>,
-    ) -> Result<(), Status> {
-        let mut values = None;
-        let mut audited = Vec::new();
-        let mut refusal = None;
-        for (policy, bindings) in FAMILY.concerning(request, object) {
-            let name = text(&policy, "/metadata/name");
-            let ignores = text(&policy, "/spec/failurePolicy") == "Ignore";
-            for binding in &bindings {
-                let values = values.get_or_insert_with(|| self.values(request, object));
-                let broken = self.judge(&policy, binding, request, values).unwrap_or_else(|why| {
-                    vec![Broken { message: why, reason: String::new(), index: 0, failed: true }]
-                });
-                let binding_name = text(binding, "/metadata/name");
-                for broken in broken.into_iter().filter(|b| !(ignores && b.failed)) {
-                    for action in list(binding, "/spec/validationActions") {
-                        match action.as_str().unwrap_or_default() {
-                            "Deny" => {
-                                refusal.get_or_insert_with(|| status(request, name, binding_name, &broken));
-                            }
-                            "Warn" => notes::warn(format!(
-                                "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{binding_name}': {}",
-                                broken.message
-                            )),
-                            _ => audited.push(json!({
-                                "message": broken.message, "policy": name, "binding": binding_name,
-                                "expressionIndex": broken.index,
-                                "validationActions": binding["spec"]["validationActions"],
-                            })),
+        values: &[(&str, Cel)],
+        judgement: &mut Judgement,
+    ) {
+        let policy = &concern.policy;
+        let name = text(policy, "/metadata/name");
+        let ignores = text(policy, "/spec/failurePolicy") == "Ignore";
+        for binding in &concern.bindings {
+            let binding_name = text(binding, "/metadata/name");
+            let refusal = |why: &str, reason: &str| status(request, name, Some(binding_name), why, reason);
+            let params = match params(policy, binding, request) {
+                Ok(params) => params,
+                Err(_) if ignores => continue,
+                Err(why) => {
+                    judgement.refusal.get_or_insert_with(|| refusal(&why, ""));
+                    continue;
+                }
+            };
+            let broken = params.iter().flat_map(|param| self.judge(policy, param, values));
+            for broken in broken.filter(|b| !(ignores && b.failed)) {
+                for action in list(binding, "/spec/validationActions") {
+                    match action.as_str().unwrap_or_default() {
+                        "Deny" => {
+                            judgement.refusal.get_or_insert_with(|| refusal(&broken.message, &broken.reason));
                         }
+                        "Warn" => notes::warn(format!(
+                            "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{binding_name}': {}",
+                            broken.message
+                        )),
+                        _ => judgement.audited.push(json!({
+                            "message": broken.message, "policy": name, "binding": binding_name,
+                            "expressionIndex": broken.index,
+                            "validationActions": binding["spec"]["validationActions"],
+                        })),
                     }
                 }
             }
         }
-        if !audited.is_empty() {
-            notes::annotate(FAILURE_KEY, Value::Array(audited).to_string());
+    }
+
+    /// Holds the request to all policies; the first refusal counts.
+    pub(in crate::admission) async fn validate(
+        &self,
+        request: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<(), Status> {
+        let mut judgement = Judgement::default();
+        for concern in FAMILY.concerning(request, object) {
+            if concern.bindings.is_empty() {
+                continue;
+            }
+            match view(concern.version.as_deref(), request, object).await {
+                Ok(view) => {
+                    let (request, object) = seen(view.as_ref(), request, object);
+                    let values = self.values(&request, object);
+                    self.hold(&concern, &request, &values, &mut judgement);
+                }
+                Err(_) if text(&concern.policy, "/spec/failurePolicy") == "Ignore" => {}
+                Err(why) => {
+                    let name = text(&concern.policy, "/metadata/name");
+                    let why = format!("failed to configure policy: {why}");
+                    judgement.refusal.get_or_insert_with(|| status(request, name, None, &why, ""));
+                }
+            }
         }
-        refusal.map_or(Ok(()), Err)
+        if !judgement.audited.is_empty() {
+            notes::annotate(FAILURE_KEY, Value::Array(judgement.audited).to_string());
+        }
+        judgement.refusal.map_or(Ok(()), Err)
     }
 }
 

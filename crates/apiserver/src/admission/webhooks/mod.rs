@@ -2,13 +2,13 @@
 //! what follows from their answers. Where there are no configurations, nothing of this runs.
 
 mod review;
-mod view;
 
 use super::{
     Request,
     expressions::{self, Expressions, Names},
     matching, notes,
     rounds::Round,
+    view::View,
 };
 use crate::{
     identity::Authorizer,
@@ -22,7 +22,6 @@ use orlop_api::{
 use review::Verdict;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
-use view::View;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 /// Bytes of an answer: a patch is hardly ever larger than the object, and that is limited.

@@ -1,7 +1,8 @@
-//! A write as a webhook sees it whose rules name another version of the resource (`matchPolicy: Equivalent`): the object and the one
-//! before it are converted for the webhook, and what it changed is converted back.
+//! A write as webhooks and policies see it whose rules name another version of the resource (`matchPolicy: Equivalent`): the object
+//! and the one before it are converted for them, and what they changed is converted back.
 
-use crate::{admission::Request, registry::Resource};
+use super::Request;
+use crate::registry::Resource;
 use orlop_api::Status;
 use serde_json::Value;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl View {
         if self.plain { Ok(object) } else { self.theirs.convert_to(&self.own, &object).await }
     }
 
-    /// The request as the webhook sees it.
+    /// The request as they see it.
     pub(super) fn request<'v>(&'v self, request: &Request<'v>) -> Request<'v> {
         Request { kind: &self.theirs.kind, original: Some(request.kind), old: self.old.as_ref(), ..*request }
     }
