@@ -167,30 +167,56 @@ fn odd_value() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// A part of the object: of its fields and those of its spec, those that `keep` says.
+fn part(object: &Value, mut keep: impl FnMut() -> bool) -> Value {
+    let mut part = json!({"metadata": object["metadata"], "spec": {}});
+    for (name, value) in object.as_object().into_iter().flatten() {
+        if name == "spec" {
+            for (name, value) in value.as_object().into_iter().flatten().filter(|_| keep()) {
+                part["spec"][name] = value.clone();
+            }
+        } else if keep() {
+            part[name] = value.clone();
+        }
+    }
+    part
+}
+
 /// Runs every rule of every kind as the registry would.
 fn run_all(new: &Value, old: &Value) {
     for kind in table() {
         let rules = &kind.rules;
         let mut once = new.clone();
         rules.default(&mut once);
-        let mut twice = once.clone();
-        rules.default(&mut twice);
-        assert_eq!(once, twice, "defaults of {kind:?} are idempotent");
         let mut created = once.clone();
+        rules.default(&mut created);
+        assert_eq!(once, created, "defaults of {kind:?} are idempotent");
         rules.prepare_create(&mut created);
         crate::metadata::validate_object_meta(&kind, &created);
         rules.validate(&created);
+        assert_eq!(rules.cells(new, jiff::Timestamp::UNIX_EPOCH).len(), kind.columns.len());
+        rules.deletion(new, None);
+        for field in &kind.selectable_fields {
+            rules.field(new, field);
+        }
         let mut updated = once.clone();
         rules.prepare_update(&mut updated, old);
         rules.validate(&updated);
         rules.validate_update(&updated, old);
         rules.prepare_status(&mut once, old);
         rules.validate_status(&once, old);
-        assert_eq!(rules.cells(new, jiff::Timestamp::UNIX_EPOCH).len(), kind.columns.len());
-        rules.deletion(new, None);
-        for field in &kind.selectable_fields {
-            rules.field(new, field);
-        }
+    }
+}
+
+/// Runs the rules that compare with an object before. What they do with the new one alone is tried elsewhere.
+fn run_updates(new: &Value, old: &Value) {
+    for kind in table() {
+        let rules = &kind.rules;
+        let mut updated = new.clone();
+        rules.prepare_update(&mut updated, old);
+        rules.validate_update(&updated, old);
+        rules.prepare_status(&mut updated, old);
+        rules.validate_status(&updated, old);
     }
 }
 
@@ -205,10 +231,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn no_rule_panics_whatever_stands_in_an_object(
-        changes in proptest::collection::vec((any::<prop::sample::Index>(), odd_value()), 1..4),
+        kept in any::<u64>(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), odd_value()), 1..6),
     ) {
-        let old = rich();
-        let mut new = rich();
+        // Copying what a case is not about is what takes the time: one in eight has everything, the others a quarter.
+        let mut bits = kept;
+        let keep = || {
+            bits = bits.rotate_left(7).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            kept % 8 == 0 || bits >> 62 == 0
+        };
+        let old = part(&rich(), keep);
+        let mut new = old.clone();
         for (index, value) in changes {
             let mut found = Vec::new();
             pointers(&new, "", &mut found);
@@ -217,6 +250,6 @@ proptest! {
             }
         }
         run_all(&new, &old);
-        run_all(&old, &new);
+        run_updates(&old, &new);
     }
 }

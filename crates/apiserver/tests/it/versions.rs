@@ -92,8 +92,9 @@ async fn an_autoscaler_of_the_old_version_is_one_of_the_new() {
 
 /// A policy about autoscalers of v2, and a binding for everything. `plural` is that of policies of its kind.
 async fn bind(server: &Arc<ApiServer>, plural: &str, match_policy: &str, more: Value) {
-    let rule = json!({"operations": ["CREATE", "UPDATE", "DELETE"], "apiGroups": ["autoscaling"],
-        "apiVersions": ["v2"], "resources": ["horizontalpodautoscalers"]});
+    let operations = if plural == VALIDATING { json!(["*"]) } else { json!(["CREATE", "UPDATE"]) };
+    let rule = json!({"operations": operations, "apiGroups": ["autoscaling"], "apiVersions": ["v2"],
+        "resources": ["horizontalpodautoscalers"]});
     let mut spec = json!({"matchConstraints": {"matchPolicy": match_policy, "resourceRules": [rule]}});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let name = match_policy.to_lowercase();
