@@ -294,6 +294,21 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_written_and_read_again_is_the_same() {
+        let mut bits = 1_u64;
+        let numbers = (0..2000).map(|_| {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            f64::from_bits(bits)
+        });
+        for number in
+            numbers.filter(|n| n.is_finite()).chain([2.222_222_222_222_222_3e107, 0.1, f64::MIN_POSITIVE])
+        {
+            let value = json!({ "n": number });
+            assert_eq!(parse_json(value.to_string().as_bytes()).unwrap().value, value);
+        }
+    }
+
+    #[test]
     fn broken_json_names_the_place() {
         for body in ["", "{", "{\"a\":}", "{} {}", "nul", "{\"a\":1,}", "\"\u{1}\""] {
             let error = parse_json(body.as_bytes()).unwrap_err();
