@@ -144,7 +144,7 @@ def test_a_version_that_has_not_come_is_waited_for_and_then_refused(api, maps):
     far = str(int(api.get(maps).ok()["metadata"]["resourceVersion"]) + 1_000_000)
     answer = api.get(maps, resourceVersion=far)
     assert answer.code == 504 and answer.json["reason"] == "Timeout", answer.text
-    assert answer.json["message"].startswith(f"Too large resource version: {far}, current: ")
+    assert answer.json["message"].startswith(f"Timeout: Too large resource version: {far}, current: ")
     [cause] = answer.json["details"]["causes"]
     assert cause == {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     assert answer.json["details"]["retryAfterSeconds"] == 1

@@ -163,7 +163,7 @@ impl Status {
 
     /// 504: it took too long.
     pub fn timeout(message: impl Into<String>) -> Self {
-        Self::new(504, "Timeout", message)
+        Self::new(504, "Timeout", format!("Timeout: {}", message.into()))
     }
 
     /// The object as it goes over the wire.

@@ -156,7 +156,7 @@ impl ApiServer {
                 response::status(&Status::internal("the request could not be handled"))
             }
             Err(_elapsed) => {
-                response::status(&Status::timeout("the request did not complete within the allotted timeout"))
+                response::status(&Status::timeout("request did not complete within the allotted timeout"))
             }
         };
         for warning in &notes.warnings {
@@ -240,7 +240,7 @@ impl ApiServer {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         // Also for a watch: what it takes as long as it takes is the answer.
         let body = tokio::time::timeout(self.config.limits.timeout, body::read(body)).await.unwrap_or_else(
-            |_| Err(Status::timeout("the request did not complete within the allotted timeout")),
+            |_| Err(Status::timeout("request did not complete within the allotted timeout")),
         )?;
         if let Some(record) = record {
             record.sent(&parts.headers, &body);

@@ -269,7 +269,7 @@ async fn exchange(
             return Err(format!(
                 "the server answered {}: {}",
                 code.as_u16(),
-                text.get(..256).unwrap_or(text)
+                &text[..text.floor_char_boundary(256)]
             ));
         }
         serde_json::from_slice(&body).map_err(|e| format!("the answer is not JSON: {e}"))

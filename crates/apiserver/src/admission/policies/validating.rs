@@ -29,6 +29,8 @@ struct Broken {
     index: usize,
     /// Whether it is not known if the rule is fulfilled.
     failed: bool,
+    /// Whether it is of an audit annotation: these refuse, whatever the binding says of rules.
+    of_annotation: bool,
 }
 
 /// What follows from all policies.
@@ -36,6 +38,18 @@ struct Broken {
 struct Judgement {
     refusal: Option<Status>,
     audited: Vec<Value>,
+    annotations: Vec<(String, Vec<String>)>,
+}
+
+impl Judgement {
+    /// Keeps what a policy wants audited; each of several values once.
+    fn annotate(&mut self, key: String, value: String) {
+        match self.annotations.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, values)) if values.contains(&value) => {}
+            Some((_, values)) => values.push(value),
+            None => self.annotations.push((key, vec![value])),
+        }
+    }
 }
 
 /// Whether there are any bindings at all: a policy without one does nothing.
@@ -78,6 +92,7 @@ impl Evaluator<'_> {
                     reason: text(validation, "/reason").to_string(),
                     index,
                     failed,
+                    of_annotation: false,
                 });
             }
             let owner = text(policy, "/metadata/name");
@@ -95,6 +110,7 @@ impl Evaluator<'_> {
                         reason: String::new(),
                         index: 0,
                         failed: true,
+                        of_annotation: true,
                     }),
                 }
             }
@@ -124,19 +140,23 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The broken rules of a policy for one set of parameters.
-    fn judge(&self, policy: &Value, param: &Value, values: &[(&str, Cel)]) -> Vec<Broken> {
+    /// The broken rules of a policy for one set of parameters, and what it wants audited.
+    fn judge(
+        &self,
+        policy: &Value,
+        param: &Value,
+        values: &[(&str, Cel)],
+    ) -> (Vec<Broken>, Vec<(String, String)>) {
         let mut values = values.to_vec();
         values.push(("params", Cel::from_json(param)));
         let conditions = list(policy, "/spec/matchConditions");
         match expressions::conditions_hold(self.expressions, conditions, &names(policy), &values) {
-            Ok(true) => {
-                let (broken, annotations) = self.evaluate(policy, &values);
-                annotations.into_iter().for_each(|(key, value)| notes::annotate(key, value));
-                broken
+            Ok(true) => self.evaluate(policy, &values),
+            Ok(false) => (Vec::new(), Vec::new()),
+            Err(message) => {
+                let (reason, index) = (String::new(), 0);
+                (vec![Broken { message, reason, index, failed: true, of_annotation: false }], Vec::new())
             }
-            Ok(false) => Vec::new(),
-            Err(why) => vec![Broken { message: why, reason: String::new(), index: 0, failed: true }],
         }
     }
 
@@ -162,8 +182,17 @@ impl Evaluator<'_> {
                     continue;
                 }
             };
-            let broken = params.iter().flat_map(|param| self.judge(policy, param, values));
-            for broken in broken.filter(|b| !(ignores && b.failed)) {
+            let mut all = Vec::new();
+            for param in &params {
+                let (broken, annotations) = self.judge(policy, param, values);
+                all.extend(broken);
+                annotations.into_iter().for_each(|(key, value)| judgement.annotate(key, value));
+            }
+            for broken in all.into_iter().filter(|b| !(ignores && b.failed)) {
+                if broken.of_annotation {
+                    judgement.refusal.get_or_insert_with(|| refusal(&broken.message, &broken.reason));
+                    continue;
+                }
                 for action in list(binding, "/spec/validationActions") {
                     match action.as_str().unwrap_or_default() {
                         "Deny" => {
@@ -208,6 +237,9 @@ impl Evaluator<'_> {
                     judgement.refusal.get_or_insert_with(|| status(request, name, None, &why, ""));
                 }
             }
+        }
+        for (key, values) in judgement.annotations {
+            notes::annotate(key, values.join(", "));
         }
         if !judgement.audited.is_empty() {
             notes::annotate(FAILURE_KEY, Value::Array(judgement.audited).to_string());
