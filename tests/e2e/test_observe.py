@@ -1,7 +1,12 @@
 """What a cluster tells of itself: the audit log, what nodes and pods use."""
 
+import http.server
 import json
+import ssl
 import subprocess
+import threading
+
+import pytest
 
 import cluster as clusters
 from cluster import eventually, pod
@@ -52,6 +57,63 @@ def test_the_audit_log_says_who_did_what_as_its_policy_wants(own_cluster, tmp_pa
     stages = lambda: [e["stage"] for e in lines() if e["objectRef"].get("subresource") == "exec"][-2:]
     eventually(lambda: stages() == ["ResponseStarted", "ResponseComplete"], what="the lines about the exec")
     assert "apiserver_audit_event_total" in own_cluster.raw("/metrics")
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes lists of audit events, the first of them only when it comes again."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, self.headers["Authorization"], body))
+        self.send_response(503 if len(self.server.seen) == 1 else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def collector(tmp_path):
+    """A receiver of audit events on this machine, and the kubeconfig file that names it."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=audit -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket, server.seen = context.wrap_socket(server.socket, server_side=True), []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.config = tmp_path / "audit.kubeconfig"
+    address = {"server": f"https://127.0.0.1:{server.server_port}/events", "certificate-authority": "cert.pem"}
+    server.config.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": address}], "users": [{"name": "u", "user": {"token": "let-me-in"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}))
+    yield server
+    server.shutdown()
+
+
+def test_the_audit_log_is_sent_to_whom_a_file_names(own_cluster, tmp_path, collector):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(POLICY)
+    own_cluster.more_arguments = [
+        "--audit-policy-file", policy, "--audit-webhook-config-file", collector.config,
+        "--audit-webhook-batch-max-wait", "200ms", "--audit-webhook-initial-backoff", "100ms"]
+    own_cluster.start()
+    own_cluster.kubectl("create", "configmap", "shown", "--from-literal=k=v")
+
+    def sent():
+        return [e for _, _, body in collector.seen[1:] for e in body["items"] if e["objectRef"].get("name") == "shown"]
+
+    event = eventually(sent, what="the event")[0]
+    assert (event["verb"], event["stage"], event["requestObject"]["data"]) == ("create", "ResponseComplete", {"k": "v"})
+    (path, who, first), (_, _, second) = collector.seen[:2]
+    assert (path, who, first["kind"], first["apiVersion"]) == ("/events", "Bearer let-me-in", "EventList", "audit.k8s.io/v1")
+    assert first == second, "what was not taken comes again"
+    own_cluster.kubectl("delete", "configmap", "shown")
+    own_cluster.end()
+    assert sent()[-1]["verb"] == "delete", "nothing is lost at the end"
 
 
 def test_a_bad_audit_policy_is_refused_at_the_start_with_its_field(tmp_path):

@@ -104,6 +104,20 @@ impl AuditCounters {
     pub(crate) fn lost(&self) {
         self.errors.get_or_create(&Plugin { plugin: "log" }).inc();
     }
+
+    fn webhook(&self) -> Counter {
+        self.errors.get_or_create(&Plugin { plugin: "webhook" }).clone()
+    }
+
+    /// So many lines found no room on their way to the webhook, or were not taken there.
+    pub(crate) fn undelivered(&self, lines: u64) {
+        self.webhook().inc_by(lines);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lost_to_the_webhook(&self) -> u64 {
+        self.webhook().get()
+    }
 }
 
 type Durations = Family<Label, Histogram, fn() -> Histogram>;

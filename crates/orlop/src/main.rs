@@ -2,6 +2,7 @@
 
 mod address;
 mod audit;
+mod audit_webhook;
 mod identity;
 mod layout;
 mod lock;

@@ -272,6 +272,9 @@ async fn start_api(
     config.issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
     config.node_tls = Some(node_tls);
     config.audit.clone_from(&plan.audit);
+    if let Some(audit) = &mut config.audit {
+        audit.webhook = arguments.audit.webhook().await?;
+    }
     ApiServer::start(config).await.map_err(Error::at("starting the API server"))
 }
 

@@ -1,7 +1,7 @@
-//! Writes the audit log, in a thread of its own. What waits to be written is bounded: a request waits a moment for room, and what
+//! Writes the audit log, in a thread of its own, and hands its lines to the webhook. What waits to be written is bounded: a request waits a moment for room, and what
 //! finds none is dropped, counted and complained about. Never decides what is written.
 
-use super::{Destination, event::Entry, rotation::Aside};
+use super::{Destination, event::Entry, rotation::Aside, webhook::Outbox};
 use crate::{metrics::AuditCounters, registry::Clock};
 use std::{
     io::{self, BufWriter, Write},
@@ -29,6 +29,7 @@ enum Message {
 /// The way to the thread that writes.
 pub(super) struct Log {
     messages: UnboundedSender<Message>,
+    outbox: Option<Outbox>,
     room: Arc<Semaphore>,
     counters: AuditCounters,
 }
@@ -39,12 +40,17 @@ fn share(entry: &Entry) -> u32 {
 }
 
 impl Log {
-    pub(super) fn open(destination: Destination, clock: Clock, counters: AuditCounters) -> io::Result<Self> {
+    pub(super) fn open(
+        destination: Option<Destination>,
+        outbox: Option<Outbox>,
+        clock: Clock,
+        counters: AuditCounters,
+    ) -> io::Result<Self> {
         let (messages, received) = unbounded_channel();
-        let mut writer =
-            Writer { to: To::open(destination, clock)?, counters: counters.clone(), failing: false };
+        let to = To::open(destination, clock)?;
+        let mut writer = Writer { to, outbox: outbox.clone(), counters: counters.clone(), failing: false };
         std::thread::Builder::new().name("audit-log".into()).spawn(move || writer.run(received))?;
-        Ok(Self { messages, room: Arc::new(Semaphore::new(ROOM)), counters })
+        Ok(Self { messages, outbox, room: Arc::new(Semaphore::new(ROOM)), counters })
     }
 
     fn pass(&self, entry: Entry, room: OwnedSemaphorePermit) {
@@ -84,24 +90,32 @@ impl Log {
         if self.messages.send(Message::Flush(done)).is_ok() {
             let _ = tokio::time::timeout(LAST, wait).await;
         }
+        if let Some(outbox) = &self.outbox {
+            let _ = tokio::time::timeout(LAST, outbox.flush()).await;
+        }
     }
 }
 
 enum To {
+    Nowhere,
     Stdout(BufWriter<io::Stdout>),
     File(Box<Aside>),
 }
 
 impl To {
-    fn open(destination: Destination, clock: Clock) -> io::Result<Self> {
+    fn open(destination: Option<Destination>, clock: Clock) -> io::Result<Self> {
         Ok(match destination {
-            Destination::Stdout => Self::Stdout(BufWriter::new(io::stdout())),
-            Destination::File { path, rotation } => Self::File(Box::new(Aside::open(path, rotation, clock)?)),
+            None => Self::Nowhere,
+            Some(Destination::Stdout) => Self::Stdout(BufWriter::new(io::stdout())),
+            Some(Destination::File { path, rotation }) => {
+                Self::File(Box::new(Aside::open(path, rotation, clock)?))
+            }
         })
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         match self {
+            Self::Nowhere => Ok(()),
             Self::Stdout(out) => out.write_all(line),
             Self::File(file) => file.write(line),
         }
@@ -109,6 +123,7 @@ impl To {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
+            Self::Nowhere => Ok(()),
             Self::Stdout(out) => out.flush(),
             Self::File(file) => file.flush(),
         }
@@ -117,6 +132,7 @@ impl To {
 
 struct Writer {
     to: To,
+    outbox: Option<Outbox>,
     counters: AuditCounters,
     failing: bool,
 }
@@ -127,8 +143,12 @@ impl Writer {
             loop {
                 match message {
                     Message::Entry(entry, room) => {
-                        let outcome = self.to.write(&entry.line());
+                        let line = entry.line();
+                        let outcome = self.to.write(&line);
                         self.report(outcome);
+                        if let Some(outbox) = &self.outbox {
+                            outbox.put(&line);
+                        }
                         drop(room);
                     }
                     Message::Flush(done) => {

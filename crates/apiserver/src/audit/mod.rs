@@ -5,6 +5,7 @@ mod event;
 mod log;
 mod policy;
 mod rotation;
+mod webhook;
 
 use crate::{
     Config, Error, Identity,
@@ -25,6 +26,8 @@ pub use policy::{BadPolicy, Policy};
 use policy::{Decision, Level, Stage};
 pub use rotation::Rotation;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use webhook::Outbox;
+pub use webhook::{Batches, Receiver, Undelivered, Webhook};
 
 /// The header that tells by which name a request is noted.
 const ID: &str = "audit-id";
@@ -51,8 +54,10 @@ pub enum Destination {
 pub struct AuditConfig {
     /// What is noted of which requests.
     pub policy: Policy,
-    /// Where it is noted.
-    pub destination: Destination,
+    /// Where it is written.
+    pub destination: Option<Destination>,
+    /// To whom it is sent.
+    pub webhook: Option<Webhook>,
 }
 
 /// The name of a request in the log: the client's own, or a new one.
@@ -152,9 +157,12 @@ pub(crate) struct Auditor {
 impl Auditor {
     /// Opens the log, if the configuration wants one.
     pub(crate) fn open(config: &Config, counters: AuditCounters) -> Result<Option<Arc<Self>>, Error> {
-        let Some(AuditConfig { policy, destination }) = config.audit.clone() else { return Ok(None) };
+        let Some(AuditConfig { policy, destination, webhook }) = config.audit.clone() else {
+            return Ok(None);
+        };
         let clock = config.clock.clone();
-        let log = Log::open(destination, clock.clone(), counters)
+        let outbox = webhook.map(|webhook| Outbox::open(webhook, counters.clone()));
+        let log = Log::open(destination, outbox, clock.clone(), counters)
             .map_err(|e| Error::Config(format!("opening the audit log: {e}")))?;
         Ok(Some(Arc::new(Self { policy, log, clock })))
     }

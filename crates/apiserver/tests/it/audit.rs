@@ -32,10 +32,11 @@ impl Audited {
         );
         let config = AuditConfig {
             policy: Policy::parse(&policy).unwrap(),
-            destination: Destination::File {
+            destination: Some(Destination::File {
                 path: path.clone(),
                 rotation: Rotation { max_bytes: 1 << 30, max_backups: 0, max_age_days: 0 },
-            },
+            }),
+            webhook: None,
         };
         let server = server_with(|c| c.audit = Some(config)).await;
         Self { server, path, _folder: folder }
