@@ -2,10 +2,12 @@
 //! them. Embedded compressed; unpacked for as long as somebody reads them, and never kept.
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},
     io::Read,
     ops::Range,
+    sync::LazyLock,
 };
 
 static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/definitions.z"));
@@ -36,7 +38,8 @@ impl Definitions {
 
     /// What tells this set of definitions from another.
     pub(crate) fn fingerprint() -> &'static [u8] {
-        PACKED
+        static FINGERPRINT: LazyLock<Vec<u8>> = LazyLock::new(|| Sha256::digest(PACKED).to_vec());
+        &FINGERPRINT
     }
 
     /// One definition. Its `$ref`s are names.
