@@ -14,6 +14,7 @@ use super::{
     view::View,
 };
 use crate::identity::Authorizer;
+use evaluate::Scope;
 use orlop_api::{
     object::{list, text},
     selector::Selector,

@@ -2,7 +2,7 @@
 //! concerns say, one mutation after the other. What cannot be evaluated or applied refuses the request, unless the policy ignores
 //! failures.
 
-use super::{Evaluator, Family, names, params, seen, view};
+use super::{Evaluator, Family, Scope, names, params, seen, view};
 use crate::admission::{Request, expressions, rounds::Round};
 use orlop_api::{
     Status,
@@ -205,11 +205,8 @@ impl Evaluator<'_> {
         let is_apply = text(mutation, "/patchType") == "ApplyConfiguration";
         let source =
             text(mutation, if is_apply { "/applyConfiguration/expression" } else { "/jsonPatch/expression" });
-        let mut names = names(policy);
-        names.patches = true;
-        let made = self.with_variables(policy, values, &mut expressions::budget(), |values, budget| {
-            self.eval(&names, source, values, budget)
-        })?;
+        let mut scope = Scope::new(policy, values).with_patches();
+        let made = self.eval(&mut scope, source, &mut expressions::budget())?;
         if is_apply { laid_over(&ty, object, &made) } else { patched(&ty, object, &made) }
     }
 }

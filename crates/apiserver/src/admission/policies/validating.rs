@@ -1,12 +1,8 @@
 //! ValidatingAdmissionPolicy (Kubernetes documentation, "Validating Admission Policy"): evaluates the policies that a request
 //! concerns, and turns broken rules into refusals, warnings and audit notes.
 
-use super::{Concern, Evaluator, Family, names, params, seen, view};
-use crate::admission::{
-    Request,
-    expressions::{self, Names},
-    notes,
-};
+use super::{Concern, Evaluator, Family, Scope, names, params, seen, view};
+use crate::admission::{Request, expressions, notes};
 use orlop_api::{
     Status,
     object::{list, text},
@@ -76,58 +72,45 @@ fn status(request: &Request<'_>, policy: &str, binding: Option<&str>, why: &str,
 impl Evaluator<'_> {
     /// All rules of a policy that are broken with one set of parameters, and what it wants audited.
     fn evaluate(&self, policy: &Value, values: &[(&str, Cel)]) -> (Vec<Broken>, Vec<(String, String)>) {
-        let names = names(policy);
-        self.with_variables(policy, values, &mut expressions::budget(), |values, budget| {
-            let mut broken = Vec::new();
-            for (index, validation) in list(policy, "/spec/validations").iter().enumerate() {
-                let source = text(validation, "/expression");
-                let (message, failed) = match self.eval(&names, source, values, budget) {
-                    Ok(Cel::Bool(true)) => continue,
-                    Ok(Cel::Bool(false)) => (self.message(&names, validation, values, budget), false),
-                    Ok(_) => (format!("expression '{source}' resulted in error: it is not a boolean"), true),
-                    Err(why) => (format!("expression '{source}' resulted in error: {why}"), true),
-                };
-                broken.push(Broken {
-                    message,
-                    reason: text(validation, "/reason").to_string(),
-                    index,
-                    failed,
-                    of_annotation: false,
-                });
-            }
-            let owner = text(policy, "/metadata/name");
-            let mut annotations = Vec::new();
-            for annotation in list(policy, "/spec/auditAnnotations") {
-                let source = text(annotation, "/valueExpression");
-                match self.eval(&names, source, values, budget) {
-                    Ok(Cel::String(value)) if !value.trim().is_empty() => {
-                        let value = value.trim().chars().take(10 << 10).collect();
-                        annotations.push((format!("{owner}/{}", text(annotation, "/key")), value));
-                    }
-                    Ok(_) => {}
-                    Err(why) => broken.push(Broken {
-                        message: format!("expression '{source}' resulted in error: {why}"),
-                        reason: String::new(),
-                        index: 0,
-                        failed: true,
-                        of_annotation: true,
-                    }),
+        let (mut scope, mut budget) = (Scope::new(policy, values), expressions::budget());
+        let mut broken = Vec::new();
+        for (index, validation) in list(policy, "/spec/validations").iter().enumerate() {
+            let source = text(validation, "/expression");
+            let (message, failed) = match self.eval(&mut scope, source, &mut budget) {
+                Ok(Cel::Bool(true)) => continue,
+                Ok(Cel::Bool(false)) => (self.message(&mut scope, validation, &mut budget), false),
+                Ok(_) => (format!("expression '{source}' resulted in error: it is not a boolean"), true),
+                Err(why) => (format!("expression '{source}' resulted in error: {why}"), true),
+            };
+            let reason = text(validation, "/reason").to_string();
+            broken.push(Broken { message, reason, index, failed, of_annotation: false });
+        }
+        let owner = text(policy, "/metadata/name");
+        let mut annotations = Vec::new();
+        for annotation in list(policy, "/spec/auditAnnotations") {
+            let source = text(annotation, "/valueExpression");
+            match self.eval(&mut scope, source, &mut budget) {
+                Ok(Cel::String(value)) if !value.trim().is_empty() => {
+                    let value = value.trim().chars().take(10 << 10).collect();
+                    annotations.push((format!("{owner}/{}", text(annotation, "/key")), value));
                 }
+                Ok(_) => {}
+                Err(why) => broken.push(Broken {
+                    message: format!("expression '{source}' resulted in error: {why}"),
+                    reason: String::new(),
+                    index: 0,
+                    failed: true,
+                    of_annotation: true,
+                }),
             }
-            (broken, annotations)
-        })
+        }
+        (broken, annotations)
     }
 
-    fn message(
-        &self,
-        names: &Names,
-        validation: &Value,
-        values: &[(&str, Cel)],
-        budget: &mut Budget<'_>,
-    ) -> String {
+    fn message(&self, scope: &mut Scope<'_>, validation: &Value, budget: &mut Budget<'_>) -> String {
         let source = text(validation, "/messageExpression");
         if !source.is_empty()
-            && let Ok(Cel::String(made)) = self.eval(names, source, values, budget)
+            && let Ok(Cel::String(made)) = self.eval(scope, source, budget)
         {
             let made = made.trim();
             if !made.is_empty() && made.len() <= MAX_MESSAGE && !made.contains('\n') {
@@ -284,6 +267,29 @@ mod tests {
         let (broken, annotations) = evaluate(spec, object);
         assert_eq!(broken, ["at most 3", "too many", "failed expression: variables.n < 4"]);
         assert_eq!(annotations, [("p/n".to_string(), "5".to_string())]);
+    }
+
+    #[test]
+    fn a_variable_is_evaluated_when_it_is_looked_at_and_never_twice() {
+        let costly = "object.l.all(a, object.l.all(b, object.l.all(c, a + b + c >= 0)))";
+        // More of them than all expressions may cost together.
+        let mut variables: Vec<Value> =
+            (0..12).map(|n| json!({"name": format!("unused{n}"), "expression": costly})).collect();
+        variables.push(json!({"name": "size", "expression": "size(object.l)"}));
+        variables.push(json!({"name": "twice", "expression": "variables.size * 2"}));
+        let mut spec = json!({
+            "variables": variables,
+            "validations": [{"expression": "variables.twice < 10"}, {"expression": "variables.twice == 180"}],
+        });
+        let object = json!({"l": vec![1; 90]});
+        let (broken, _) = evaluate(spec.clone(), object.clone());
+        assert_eq!(broken, ["failed expression: variables.twice < 10"]);
+        // Once is within what one expression may cost, ten times would not be within what all may.
+        let thrifty = "object.l.all(a, object.l.all(b, object.l.exists_one(c, a + b + c == 2) || a == 1))";
+        spec["variables"][0]["expression"] = json!(thrifty);
+        spec["validations"] = (0..60).map(|_| json!({"expression": "variables.unused0"})).collect();
+        let (broken, _) = evaluate(spec, json!({"l": vec![1; 40]}));
+        assert_eq!(broken, Vec::<String>::new());
     }
 
     #[test]
