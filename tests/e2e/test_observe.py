@@ -113,7 +113,7 @@ def test_the_audit_log_is_sent_to_whom_a_file_names(own_cluster, tmp_path, colle
     assert first == second, "what was not taken comes again"
     own_cluster.kubectl("delete", "configmap", "shown")
     own_cluster.end()
-    assert sent()[-1]["verb"] == "delete", "nothing is lost at the end"
+    assert "delete" in [e["verb"] for e in sent()], "nothing is lost at the end"
 
 
 def test_a_bad_audit_policy_is_refused_at_the_start_with_its_field(tmp_path):
