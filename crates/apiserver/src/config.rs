@@ -3,7 +3,7 @@
 use crate::{audit::AuditConfig, registry::Clock};
 use ipnet::IpNet;
 use orlop_api::{Kind, kinds};
-use orlop_pki::ServiceAccountKey;
+use orlop_pki::{Credential, ServiceAccountKey};
 use orlop_store::Store;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -48,6 +48,20 @@ impl Default for Limits {
     }
 }
 
+/// How this server is known to the servers that it hands requests to.
+#[derive(Clone)]
+pub struct FrontProxy {
+    /// The authority that its certificate is from (PEM). It must sign nothing else: who shows a certificate of it can say to be anybody.
+    pub authority: String,
+    /// Its certificate for these servers, in the name of [`FrontProxy::NAME`].
+    pub credential: Credential,
+}
+
+impl FrontProxy {
+    /// The common name of the certificate.
+    pub const NAME: &str = "front-proxy-client";
+}
+
 /// What an API server is started with.
 #[derive(Clone)]
 pub struct Config {
@@ -69,6 +83,10 @@ pub struct Config {
     pub issuer: String,
     /// How the server speaks to nodes; without it logs, exec and the like are refused.
     pub node_tls: Option<Arc<rustls::ClientConfig>>,
+    /// The authority of client certificates (PEM), which other servers are told; empty where there is none.
+    pub client_authority: String,
+    /// How this server is known to the servers that it hands requests to; without it they get to see no certificate.
+    pub front_proxy: Option<FrontProxy>,
     /// How long Events are kept.
     pub event_ttl: Duration,
     /// How much is done at the same time.
@@ -92,6 +110,8 @@ impl Config {
             tokens: None,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             node_tls: None,
+            client_authority: String::new(),
+            front_proxy: None,
             event_ttl: Duration::from_secs(3600),
             limits: Limits::default(),
             audit: None,

@@ -44,6 +44,9 @@ fn not_allowed() -> Status {
 impl ApiServer {
     /// Does what is asked.
     pub(crate) async fn dispatch(self: &Arc<Self>, request: Admitted) -> Result<Response, Status> {
+        if let Some(route) = self.elsewhere(&request) {
+            return self.pass_on(&route, request).await;
+        }
         let Some(target) = request.info.target.clone() else {
             return self.nonresource(&request).await;
         };

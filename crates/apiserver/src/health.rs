@@ -45,7 +45,9 @@ impl ApiServer {
                     Ok(document(openapi.v2_json(), "application/json", headers))
                 }
             }
-            "/openapi/v3" => Ok(document(openapi.v3_index(), "application/json", headers)),
+            "/openapi/v3" => {
+                Ok(document(openapi.v3_index(&self.openapi_elsewhere()), "application/json", headers))
+            }
             "/.well-known/openid-configuration" => Ok(response::json(200, &self.openid()?)),
             "/openid/v1/jwks" => {
                 let key = self.config.tokens.as_ref().ok_or_else(Status::no_such_resource)?;
@@ -60,6 +62,12 @@ impl ApiServer {
                 self.health(path, &request.query).await
             }
         }
+    }
+
+    /// The OpenAPI v3 documents of other servers: their paths and hashes.
+    fn openapi_elsewhere(&self) -> Vec<(String, String)> {
+        let others = self.aggregator.published().into_iter();
+        others.filter_map(|o| Some((format!("apis/{}/{}", o.group, o.version), o.openapi?))).collect()
     }
 
     fn paths(&self) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! and [`ApiServer::serve`] those who come over TLS. All of them get the same API.
 
 mod admission;
+mod aggregation;
 pub mod audit;
 mod cache;
 mod config;
@@ -17,6 +18,7 @@ pub mod identity;
 mod metrics;
 mod pipeline;
 mod registry;
+mod remote;
 mod request;
 mod resource_metrics;
 mod response;
@@ -26,7 +28,7 @@ mod service;
 mod streaming;
 mod webhook;
 
-pub use config::{Config, Limits, Version};
+pub use config::{Config, FrontProxy, Limits, Version};
 pub use identity::Identity;
 pub use registry::Clock;
 pub use response::Body;

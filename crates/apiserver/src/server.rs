@@ -2,6 +2,7 @@
 
 use crate::{
     Config, Error, Identity, InProcess,
+    aggregation::{self, Aggregator, Published},
     audit::Auditor,
     cache::Caches,
     custom,
@@ -24,6 +25,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use orlop_schema::openapi::OpenApi;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +36,7 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
-    fn new(registry: &Registry, config: &Config) -> Self {
+    fn new(registry: &Registry, config: &Config, others: &[Published]) -> Self {
         let resources = registry.resources();
         let kinds: Vec<_> = resources.iter().map(|r| r.kind.clone()).collect();
         let mut openapi = OpenApi::new(&kinds, &config.version.git_version);
@@ -44,7 +46,7 @@ impl Documents {
                     openapi.with_schema(&resource.kind.api_version(), &resource.kind.kind, schema.clone());
             }
         }
-        Self { discovery: Discovery::new(&resources), openapi }
+        Self { discovery: Discovery::new(&resources, others), openapi }
     }
 }
 
@@ -53,6 +55,10 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) registry: Arc<Registry>,
     pub(crate) documents: ArcSwap<Documents>,
+    /// Held while documents are made, so that the newest win.
+    publishing: Mutex<()>,
+    /// What other servers serve.
+    pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorization: Arc<Authorization>,
     pub(crate) flow_control: FlowControl,
@@ -105,7 +111,9 @@ impl ApiServer {
         let metrics = Metrics::new();
         let auditor = Auditor::open(&config, metrics.audit.clone())?;
         let server = Arc::new(Self {
-            documents: ArcSwap::from_pointee(Documents::new(&registry, &config)),
+            documents: ArcSwap::from_pointee(Documents::new(&registry, &config, &[])),
+            publishing: Mutex::default(),
+            aggregator: Arc::new(Aggregator::new(&config)),
             authenticator,
             authorization,
             // Who waits longer than this would hardly be done in time.
@@ -122,6 +130,7 @@ impl ApiServer {
         hooks::defaults::reconcile(&server, service_address).await?;
         rbac::defaults::reconcile(&server).await?;
         flow_control::start(&server).await?;
+        aggregation::Manager::start(&server);
         hooks::events::start_expiry(&server.registry, server.config.event_ttl, server.stop.clone());
         server.start_trimming();
         Ok(server)
@@ -140,7 +149,15 @@ impl ApiServer {
     /// Serves these kinds from now on, and says so in discovery and OpenAPI.
     pub(crate) fn serve_kinds(&self, resources: Vec<Arc<Resource>>) {
         self.registry.serve(resources);
-        self.documents.store(Arc::new(Documents::new(&self.registry, &self.config)));
+        self.publish();
+        self.aggregator.kinds_changed.notify_one();
+    }
+
+    /// Says in discovery and OpenAPI what is served now, here and elsewhere.
+    pub(crate) fn publish(&self) {
+        let _alone = self.publishing.lock();
+        let others = self.aggregator.published();
+        self.documents.store(Arc::new(Documents::new(&self.registry, &self.config, &others)));
     }
 
     /// Forgets old events also of kinds where nothing happens any more.

@@ -2,20 +2,30 @@
 
 use kube::{Client, api::ApiResource};
 
-/// All resources whose objects can be listed and deleted, in the preferred version of their group, with whether they are
-/// namespaced.
-pub(crate) async fn deletable(client: &Client) -> Result<Vec<(ApiResource, bool)>, kube::Error> {
-    let mut all = Vec::new();
+/// What is served, as far as it is known.
+#[derive(Default)]
+pub(crate) struct Served {
+    /// Resources in the preferred version of their group, with whether they are namespaced.
+    pub resources: Vec<(ApiResource, bool)>,
+    /// Group-versions that could not be asked for: those of an aggregated server that is not there.
+    pub failed: Vec<(String, kube::Error)>,
+}
+
+/// All resources whose objects can be listed and deleted.
+pub(crate) async fn deletable(client: &Client) -> Result<Served, kube::Error> {
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
     let core = client.list_core_api_resources("v1").await?;
     collect(&mut all, "", "v1", &core.resources);
     for group in client.list_api_groups().await?.groups {
         let Some(version) = group.preferred_version.or_else(|| group.versions.first().cloned()) else {
             continue;
         };
-        let served = client.list_api_group_resources(&version.group_version).await?;
-        collect(&mut all, &group.name, &version.version, &served.resources);
+        match client.list_api_group_resources(&version.group_version).await {
+            Ok(served) => collect(&mut all, &group.name, &version.version, &served.resources),
+            Err(error) => failed.push((version.group_version, error)),
+        }
     }
-    Ok(all)
+    Ok(Served { resources: all, failed })
 }
 
 fn collect(

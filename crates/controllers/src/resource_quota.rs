@@ -95,8 +95,10 @@ async fn count(
     kinds.dedup();
     let served = discovery::deletable(&cluster.client).await.map_err(Error::at("asking what is served"))?;
     for (group, plural) in kinds {
-        let Some((resource, _)) =
-            served.iter().find(|(r, namespaced)| *namespaced && r.group == group && r.plural == plural)
+        let Some((resource, _)) = served
+            .resources
+            .iter()
+            .find(|(r, namespaced)| *namespaced && r.group == group && r.plural == plural)
         else {
             continue;
         };

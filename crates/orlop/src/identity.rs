@@ -1,6 +1,7 @@
 //! The certificates of a server: its own, its clients', the administrator's.
 
 use crate::{Error, layout::Layout};
+use orlop_apiserver::FrontProxy;
 use orlop_pki::{Authority, CertificateRequest, Credential, ServiceAccountKey, Usage, kubeconfig};
 use std::{net::IpAddr, sync::Arc};
 
@@ -12,6 +13,8 @@ pub(crate) struct Identities {
     pub(crate) api_server: Credential,
     /// What the API server shows to nodes.
     pub(crate) node_client: Credential,
+    /// What the API server shows to the servers that it hands requests to, from an authority of its own.
+    pub(crate) front_proxy: FrontProxy,
     /// The node's certificate for its own endpoint.
     pub(crate) node: Credential,
     admin: Credential,
@@ -76,6 +79,14 @@ impl Identities {
             "apiserver-node-client",
             &request("kube-apiserver-kubelet-client", Some("system:masters"), Usage::Client),
         )?;
+        let front = Authority::open_or_create(&dir.join("front-proxy"), now)
+            .map_err(failed("opening the authority of the front proxy"))?;
+        let front_proxy = FrontProxy {
+            authority: front.certificate().to_string(),
+            credential: front
+                .keep(FrontProxy::NAME, &request(FrontProxy::NAME, None, Usage::Client), now)
+                .map_err(failed("issuing a certificate"))?,
+        };
         let node_name = format!("system:node:{}", names.node);
         let node = keep(
             "node",
@@ -91,6 +102,7 @@ impl Identities {
             service_accounts: Arc::new(service_accounts),
             api_server,
             node_client,
+            front_proxy,
             node,
             admin,
         })

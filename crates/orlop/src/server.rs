@@ -271,6 +271,8 @@ async fn start_api(
     config.tokens = Some(identities.service_accounts.clone());
     config.issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
     config.node_tls = Some(node_tls);
+    config.client_authority = identities.authority.certificate().to_string();
+    config.front_proxy = Some(identities.front_proxy.clone());
     config.audit.clone_from(&plan.audit);
     if let Some(audit) = &mut config.audit {
         audit.webhook = arguments.audit.webhook().await?;

@@ -3,6 +3,7 @@
 use crate::{Credential, Error, anybody::Anybody};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
+    client::danger::ServerCertVerifier,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -56,12 +57,17 @@ pub fn client_config(authority: &str, credential: Option<&Credential>) -> Result
     Ok(Arc::new(config))
 }
 
+/// Trust in whoever answers, for a client that is put together elsewhere.
+pub fn anybody() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anybody(provider()))
+}
+
 /// A client that speaks with whoever answers: nobody's certificate is checked.
 pub fn trusting_client_config(alpn: &[&str]) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+        .with_custom_certificate_verifier(anybody())
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))

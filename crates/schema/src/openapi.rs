@@ -102,13 +102,18 @@ impl OpenApi {
         self
     }
 
-    /// `/openapi/v3`: where each group-version's document is. `application/json`.
-    pub fn v3_index(&self) -> Document {
+    /// `/openapi/v3`: where each group-version's document is, with those of other servers (`apis/GROUP/VERSION` and hash), which take
+    /// precedence. `application/json`.
+    pub fn v3_index(&self, others: &[(String, String)]) -> Document {
         let mut paths = BTreeMap::new();
         for path in self.documents() {
             let hash = self.hash(&Name::V3(path.clone()));
             let url = format!("/openapi/v3/{path}?hash={hash}");
             paths.insert(path, json!({"serverRelativeURL": url}));
+        }
+        for (path, hash) in others {
+            let url = format!("/openapi/v3/{path}?hash={hash}");
+            paths.insert(path.clone(), json!({"serverRelativeURL": url}));
         }
         let text = json!({ "paths": paths }).to_string();
         Document { etag: format!("\"{}\"", digest(&[text.as_bytes()])), gzip: gzip(text.as_bytes()) }

@@ -3,6 +3,7 @@
 
 mod admission_policy;
 mod admission_rules;
+mod api_service;
 pub mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
@@ -101,6 +102,7 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         endpoint_slice::kind(),
         flow_schema::kind(),
         priority_level_configuration::kind(),
+        api_service::kind(),
         certificate_signing_request::kind(),
         cluster_role::kind(),
         cluster_role_binding::kind(),

@@ -1,7 +1,7 @@
 //! Discovery in one document: `APIGroupDiscoveryList` of apidiscovery.k8s.io, v2 and v2beta1.
 
 use super::Described;
-use crate::request::negotiate::Range;
+use crate::{aggregation::Published, request::negotiate::Range};
 use serde_json::{Value, json};
 
 /// A version of the document.
@@ -43,6 +43,7 @@ impl Version {
 pub(super) fn documents(
     groups: &[(String, String)],
     described: &[Described],
+    others: &[Published],
 ) -> Vec<((&'static str, Version), Value)> {
     let mut documents = Vec::new();
     for version in [Version::V2, Version::V2Beta1] {
@@ -57,8 +58,14 @@ pub(super) fn documents(
                     let versions: Vec<Value> = groups
                         .iter()
                         .filter(|(g, _)| g == group)
-                        .map(|(g, v)| {
-                            json!({"version": v, "freshness": "Current", "resources": resources(g, v, described)})
+                        .map(|(g, v)| match others.iter().find(|o| o.group == *g && o.version == *v) {
+                            Some(other) => {
+                                let freshness = if other.current { "Current" } else { "Stale" };
+                                json!({"version": v, "freshness": freshness, "resources": other.resources})
+                            }
+                            None => {
+                                json!({"version": v, "freshness": "Current", "resources": resources(g, v, described)})
+                            }
                         })
                         .collect();
                     json!({"metadata": meta, "versions": versions})

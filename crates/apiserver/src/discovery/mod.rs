@@ -4,6 +4,7 @@
 mod aggregated;
 
 use crate::{
+    aggregation::Published,
     hooks::bindings,
     identity::reviews,
     registry::Resource,
@@ -48,13 +49,17 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    pub(crate) fn new(resources: &[Arc<Resource>]) -> Self {
+    /// Of what is served here and of what `others` serve, who take precedence.
+    pub(crate) fn new(resources: &[Arc<Resource>], others: &[Published]) -> Self {
+        let is_elsewhere =
+            |group: &str, version: &str| others.iter().any(|o| o.group == group && o.version == version);
         let described: Vec<Described> = resources
             .iter()
             .flat_map(|r| describe(r))
             .chain([bindings::described()])
             .chain(reviews::described())
             .chain(resource_metrics::described())
+            .filter(|d| !is_elsewhere(&d.group, &d.version))
             .collect();
         let mut groups: Vec<(String, String)> = Vec::new();
         for d in &described {
@@ -63,6 +68,7 @@ impl Discovery {
                 groups.push(group);
             }
         }
+        groups.extend(others.iter().map(|o| (o.group.clone(), o.version.clone())));
         let groups = in_order(groups);
         let mut plain = HashMap::new();
         let mut put = |path: String, value: Value| plain.insert(path, Bytes::from(value.to_string()));
@@ -80,7 +86,7 @@ impl Discovery {
             value["apiVersion"] = json!("v1");
             put(format!("/apis/{g}"), value);
         }
-        for (g, v) in &groups {
+        for (g, v) in groups.iter().filter(|(g, v)| !is_elsewhere(g, v)) {
             let path = if g.is_empty() { format!("/api/{v}") } else { format!("/apis/{g}/{v}") };
             let group_version = if g.is_empty() { v.clone() } else { format!("{g}/{v}") };
             let list: Vec<Value> =
@@ -90,7 +96,7 @@ impl Discovery {
                 json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}),
             );
         }
-        let aggregated = aggregated::documents(&groups, &described)
+        let aggregated = aggregated::documents(&groups, &described, others)
             .into_iter()
             .map(|(key, value)| {
                 let text = value.to_string();

@@ -2,7 +2,7 @@
 //! reach the API.
 
 use crate::{
-    ApiServer, Error, Identity,
+    ApiServer, Config, Error, FrontProxy, Identity,
     identity::MASTERS,
     registry::{Part, Resource, WriteContext, metadata, schema::Body, update::Change},
     request::WriteOptions,
@@ -31,6 +31,9 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
         ensure(server, ("scheduling.k8s.io", "v1", "priorityclasses"), "", class, false).await?;
     }
     service_range(server).await?;
+    if let Some(authentication) = authentication(&server.config) {
+        ensure(server, ("", "v1", "configmaps"), "kube-system", authentication, true).await?;
+    }
     let advertise = server.config.advertise;
     let labels = json!({"component": "apiserver", "provider": NAME});
     let port = advertise.port();
@@ -62,6 +65,31 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     ensure(server, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice, true).await
+}
+
+/// What a server that gets requests through this one must know to tell who asks (Kubernetes documentation, "Configure the Aggregation
+/// Layer").
+fn authentication(config: &Config) -> Option<Value> {
+    let mut data = json!({});
+    if !config.client_authority.is_empty() {
+        data["client-ca-file"] = json!(config.client_authority);
+    }
+    if let Some(proxy) = &config.front_proxy {
+        let list = |entry: &str| json!(json!([entry]).to_string());
+        data["requestheader-allowed-names"] = list(FrontProxy::NAME);
+        data["requestheader-client-ca-file"] = json!(proxy.authority);
+        data["requestheader-extra-headers-prefix"] = list("X-Remote-Extra-");
+        data["requestheader-group-headers"] = list("X-Remote-Group");
+        data["requestheader-uid-headers"] = list("X-Remote-Uid");
+        data["requestheader-username-headers"] = list("X-Remote-User");
+    }
+    let is_empty = data.as_object().is_none_or(|d| d.is_empty());
+    (!is_empty).then(|| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+            "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        })
+    })
 }
 
 /// The range of service addresses as an object, for who looks there.

@@ -5,6 +5,6 @@ mod node;
 pub(crate) mod pods;
 pub(crate) mod proxy;
 mod tls;
-mod upgrade;
+pub(crate) mod upgrade;
 
 pub(crate) use node::Nodes;

@@ -18,7 +18,7 @@ use serde_json::Value;
 const REFUSAL: usize = 1 << 20;
 
 /// Whether a client asks to turn the connection over.
-pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
     headers.contains_key(header::UPGRADE)
         && headers
             .get(header::CONNECTION)
@@ -54,10 +54,19 @@ pub(super) async fn forward(
     for (name, value) in parts.headers.iter().filter(|(name, _)| passes(name)) {
         request.headers_mut().append(name, value.clone());
     }
-    let mut answer = nodes.send(node, request).await?;
+    let answer = nodes.send(node, request).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(answer).await);
     }
+    Ok(turn_over(client, answer, passes))
+}
+
+/// Joins the client's connection with that of an answer that agreed to turn its own over. `passes` tells which headers go on.
+pub(crate) fn turn_over(
+    client: OnUpgrade,
+    mut answer: http::Response<hyper::body::Incoming>,
+    passes: impl Fn(&HeaderName) -> bool,
+) -> Response {
     let upstream = hyper::upgrade::on(&mut answer);
     let mut response = response::text(200, "");
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -81,7 +90,7 @@ pub(super) async fn forward(
             tracing::debug!(%error, "a stream to a node broke");
         }
     });
-    Ok(response)
+    response
 }
 
 /// What a node said instead of doing it, as a `Status`.

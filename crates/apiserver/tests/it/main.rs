@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod aggregation;
 mod audit;
 mod certificates;
 mod custom;

@@ -91,7 +91,10 @@ impl Collector {
                 Ok(served) => {
                     let mut new = Vec::new();
                     let mut gone: HashSet<KindName> = watched.keys().cloned().collect();
-                    for (resource, namespaced) in served {
+                    for (group_version, error) in &served.failed {
+                        tracing::debug!(%error, group_version, "what is served there is not known");
+                    }
+                    for (resource, namespaced) in served.resources {
                         // Events are many and own nothing.
                         if resource.kind == "Event" {
                             continue;

@@ -31,10 +31,14 @@ fn texts(content: &Content) -> [Text; 5] {
     let finalizers = finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances"));
     let failures = content.failures.iter().map(Error::message);
     let failed = format!("Failed to delete all resource types, {} remaining: ", content.failures.len());
+    let undiscovered = format!(
+        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: ",
+        content.undiscovered.len()
+    );
     [
         Text {
             type_: "NamespaceDeletionDiscoveryFailure",
-            holds: ("DiscoveryFailed", None),
+            holds: ("DiscoveryFailed", some(content.undiscovered.clone(), &undiscovered)),
             not: ("ResourcesDiscovered", "All resources successfully discovered"),
         },
         Text {

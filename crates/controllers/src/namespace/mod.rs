@@ -63,10 +63,11 @@ async fn reconcile(cluster: &Cluster, queue: &Queue, key: Key) -> Result<(), Err
     if !finalizers.iter().any(|f| f == FINALIZER) {
         return Ok(());
     }
-    let resources =
-        discovery::deletable(&cluster.client).await.map_err(Error::at("listing what is served"))?;
-    let mut content = Content::default();
-    let namespaced = resources.iter().filter(|(_, namespaced)| *namespaced).map(|(resource, _)| resource);
+    let served = discovery::deletable(&cluster.client).await.map_err(Error::at("listing what is served"))?;
+    let undiscovered = served.failed.iter().map(|(version, error)| format!("{version}: {error}")).collect();
+    let mut content = Content { undiscovered, ..Content::default() };
+    let namespaced =
+        served.resources.iter().filter(|(_, namespaced)| *namespaced).map(|(resource, _)| resource);
     // Pods go first: what they use should be there until they have ended.
     let (pods, others): (Vec<_>, Vec<_>) = namespaced.partition(|r| r.group.is_empty() && r.kind == "Pod");
     for resource in pods.into_iter().chain(others) {
@@ -83,7 +84,7 @@ async fn reconcile(cluster: &Cluster, queue: &Queue, key: Key) -> Result<(), Err
             Err(error) => content.failures.push(error),
         }
     }
-    if content.remains.is_empty() && content.failures.is_empty() {
+    if content.remains.is_empty() && content.failures.is_empty() && content.undiscovered.is_empty() {
         return finalize(cluster, namespace).await;
     }
     conditions::write(&api, &namespace, &content, cluster.now()).await?;
@@ -97,6 +98,8 @@ async fn reconcile(cluster: &Cluster, queue: &Queue, key: Key) -> Result<(), Err
 #[derive(Default)]
 struct Content {
     remains: Vec<Remains>,
+    /// Group-versions that may hold more, and why that is not known.
+    undiscovered: Vec<String>,
     failures: Vec<Error>,
 }
 
