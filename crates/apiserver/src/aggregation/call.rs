@@ -110,12 +110,7 @@ pub(super) fn aggregator() -> Identity {
 }
 
 /// Asks for a JSON document, as the aggregator.
-pub(super) async fn ask(
-    registry: &Registry,
-    route: &Route,
-    tls: Arc<ClientConfig>,
-    path: &str,
-) -> Result<Value, String> {
+pub(super) async fn ask(registry: &Registry, route: &Route, path: &str) -> Result<Value, String> {
     let url = format!("https://{}.{}.svc:{}{path}", route.service, route.namespace, route.port);
     let mut request = http::Request::get(path)
         .header(header::ACCEPT, "application/json")
@@ -123,9 +118,10 @@ pub(super) async fn ask(
         .map_err(|e| e.to_string())?;
     introduce(&aggregator(), request.headers_mut());
     let answer = async {
+        let tls = route.tls.clone()?;
         let answer = send(registry, route, tls, request).await?;
         let code = answer.status();
-        if !code.is_success() && !code.is_redirection() {
+        if !code.is_success() {
             return Err(format!("bad status from {url}: {}", code.as_u16()));
         }
         let body = Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|e| e.to_string())?;

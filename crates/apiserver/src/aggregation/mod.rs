@@ -1,6 +1,7 @@
 //! The aggregation layer (Kubernetes documentation, "Kubernetes API Aggregation Layer"): follows APIServices, sees whether the servers
 //! behind them can be used, and hands requests for their group-versions to them. Level-triggered: every round compares what is registered
-//! with what is known. What is asked of another server is between it and the client.
+//! with what is known; checks run beside, so that a server that does not answer holds up nobody else. What is asked of another server
+//! is between it and the client.
 
 mod availability;
 mod call;
@@ -10,13 +11,12 @@ mod registration;
 
 use crate::{
     ApiServer, Config, Identity,
-    registry::{Resource, WriteContext, metadata},
+    registry::{Registry, Resource, WriteContext, metadata},
     remote::{self, Trust},
     request::WriteOptions,
 };
 use arc_swap::ArcSwap;
 use availability::Available;
-use futures::future::join_all;
 use orlop_api::object::{flag, int, text};
 use orlop_pki::Credential;
 pub(crate) use published::Published;
@@ -27,9 +27,9 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
 
-const GROUP: &str = "apiregistration.k8s.io";
+pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 /// How long what was found out about a server holds, if nothing changes.
 const CHECK_AGAIN: Duration = Duration::from_secs(30);
 /// How long to wait after a failed check; doubled with each.
@@ -38,6 +38,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(250);
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// A group-version that another server serves.
+#[derive(Clone)]
 pub(crate) struct Route {
     namespace: String,
     service: String,
@@ -86,20 +87,74 @@ fn context() -> WriteContext {
     WriteContext { options, who: Arc::new(Identity::new("system:apiserver", &["system:masters"])) }
 }
 
+impl Route {
+    /// What an APIService's `spec` says. What was found out before holds until something else is.
+    fn new(
+        spec: &Value,
+        credential: Option<&Credential>,
+        available: Available,
+        before: Option<&Self>,
+    ) -> Self {
+        let trust = if flag(spec, "/insecureSkipTLSVerify") {
+            Trust::Anybody
+        } else {
+            Trust::Bundle(text(spec, "/caBundle"))
+        };
+        let priority = |field| int(spec, field).unwrap_or_default();
+        Self {
+            namespace: text(spec, "/service/namespace").into(),
+            service: text(spec, "/service/name").into(),
+            port: int(spec, "/service/port").unwrap_or(443),
+            tls: remote::tls(trust, credential).map(Arc::new),
+            published: Published {
+                group: text(spec, "/group").into(),
+                version: text(spec, "/version").into(),
+                priority: (priority("/groupPriorityMinimum"), priority("/versionPriority")),
+                ..before.map(|route| route.published.clone()).unwrap_or_default()
+            },
+            available,
+        }
+    }
+
+    fn key(&self) -> (String, String) {
+        (self.published.group.clone(), self.published.version.clone())
+    }
+}
+
 /// What a check looks at besides the other server itself.
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Inputs {
     spec: Value,
     service: Option<Value>,
     slices: Vec<Value>,
 }
 
+impl Inputs {
+    fn of(registry: &Registry, object: &Value) -> Self {
+        let reference = &object["spec"]["service"];
+        let (namespace, name) = (text(reference, "/namespace"), text(reference, "/name"));
+        let services = registry.find("", "v1", "services");
+        let service = services.and_then(|services| services.get(namespace, name).ok()).map(|s| s.value());
+        Self { spec: object["spec"].clone(), service, slices: remote::slices(registry, namespace, name) }
+    }
+}
+
 /// What is known of an APIService.
 struct Known {
     inputs: Inputs,
     route: Arc<Route>,
+    /// What the last check looked at.
+    checked: Option<Inputs>,
+    is_being_checked: bool,
     check_at: Instant,
     failures: u32,
+}
+
+/// What a check found.
+struct Checked {
+    name: String,
+    inputs: Inputs,
+    route: Route,
 }
 
 /// Who follows the APIServices.
@@ -107,6 +162,7 @@ pub(crate) struct Manager {
     server: Weak<ApiServer>,
     services: Arc<Resource>,
     known: BTreeMap<String, Known>,
+    checks: JoinSet<Checked>,
 }
 
 impl Manager {
@@ -119,35 +175,44 @@ impl Manager {
         else {
             return;
         };
-        let mut manager = Self { server: Arc::downgrade(server), services: own, known: BTreeMap::new() };
+        let mut manager = Self {
+            server: Arc::downgrade(server),
+            services: own,
+            known: BTreeMap::new(),
+            checks: JoinSet::new(),
+        };
         let mut changes = [&manager.services, &services, &slices].map(|r| r.cache.subscribe());
         let (stop, aggregator) = (server.stop.clone(), server.aggregator.clone());
         tokio::spawn(async move {
-            let (mut first, mut kinds) = (true, true);
+            let mut first = true;
             loop {
                 let Some(server) = manager.server.upgrade() else { return };
-                if kinds {
-                    registration::reconcile(&server, &manager.services, first).await;
-                    first = false;
-                }
+                registration::reconcile(&server, &manager.services, first).await;
+                first = false;
                 let next = manager.round(&server).await;
                 drop(server);
                 let follows = !manager.known.is_empty();
                 let [own, services, slices] = &mut changes;
-                kinds = tokio::select! {
+                let mut found = None;
+                tokio::select! {
                     () = stop.cancelled() => return,
-                    () = aggregator.kinds_changed.notified() => true,
-                    changed = own.changed() => if changed.is_err() { return } else { false },
-                    _ = services.changed(), if follows => false,
-                    _ = slices.changed(), if follows => false,
-                    () = tokio::time::sleep_until(next), if follows => false,
-                };
-                tokio::time::sleep(SETTLE).await;
+                    () = aggregator.kinds_changed.notified() => {}
+                    changed = own.changed() => if changed.is_err() { return },
+                    _ = services.changed(), if follows => {}
+                    _ = slices.changed(), if follows => {}
+                    Some(checked) = manager.checks.join_next() => found = Some(checked),
+                    () = tokio::time::sleep_until(next), if follows => {}
+                }
+                match found {
+                    Some(Ok(checked)) => manager.learn(checked),
+                    Some(Err(error)) => tracing::error!(%error, "a check of an aggregated server broke"),
+                    None => tokio::time::sleep(SETTLE).await,
+                }
             }
         });
     }
 
-    /// Makes what is known what is registered. Tells when to look again.
+    /// Makes what is known what is registered, and begins the checks that are due. Tells when to look again.
     async fn round(&mut self, server: &Arc<ApiServer>) -> Instant {
         let all = self.services.cache.snapshot(&self.services.cache.key_prefix, None, 0, |_| true).objects;
         let remote: Vec<Value> = all
@@ -157,45 +222,73 @@ impl Manager {
             .collect();
         self.known.retain(|name, _| remote.iter().any(|s| text(s, "/metadata/name") == name));
         let now = Instant::now();
-        let due = remote.iter().filter_map(|object| {
-            let name = text(object, "/metadata/name");
-            let inputs = inputs(server, object);
-            let known = self.known.get(name);
-            let same = known.is_some_and(|known| known.inputs == inputs && now < known.check_at);
-            (!same).then(|| (name.to_string(), inputs, known.map(|k| k.route.clone())))
-        });
-        let checks = due.map(|(name, inputs, before)| async move {
-            let route = check(server, &inputs, before.as_deref()).await;
-            (name, inputs, route)
-        });
-        for (name, inputs, route) in join_all(checks.collect::<Vec<_>>()).await {
-            let failures = match self.known.get(&name) {
-                _ if route.available.is() => 0,
-                Some(known) if known.inputs == inputs => known.failures + 1,
-                _ => 1,
-            };
-            let wait = if failures == 0 { CHECK_AGAIN } else { TRY_AGAIN * 2u32.pow(failures.min(7) - 1) };
-            let known = Known {
-                inputs,
-                route: Arc::new(route),
-                check_at: Instant::now() + wait.min(CHECK_AGAIN),
-                failures,
-            };
-            self.known.insert(name, known);
+        for object in &remote {
+            self.follow(server, object, now);
         }
         self.publish(server);
-        for (name, known) in &self.known {
+        for (name, known) in self.known.iter().filter(|(_, known)| known.checked.is_some()) {
             registration::tell(server, &self.services, name, &known.route.available).await;
         }
-        self.known.values().map(|known| known.check_at).min().unwrap_or(now + CHECK_AGAIN)
+        let waiting = self.known.values().filter(|known| !known.is_being_checked);
+        waiting.map(|known| known.check_at).min().unwrap_or(now + CHECK_AGAIN)
+    }
+
+    /// Takes an APIService as it is now, and begins a check of its server if one is due.
+    fn follow(&mut self, server: &ApiServer, object: &Value, now: Instant) {
+        let name = text(object, "/metadata/name");
+        let inputs = Inputs::of(&server.registry, object);
+        let credential = server.aggregator.credential.as_ref();
+        let known = self.known.entry(name.to_string()).or_insert_with(|| Known {
+            // Until it is known better, what was found out before the start holds.
+            route: Arc::new(Route::new(&inputs.spec, credential, Available::read(object), None)),
+            inputs: inputs.clone(),
+            checked: None,
+            is_being_checked: false,
+            check_at: now,
+            failures: 0,
+        });
+        if known.inputs.spec != inputs.spec {
+            let available = known.route.available.clone();
+            known.route = Arc::new(Route::new(&inputs.spec, credential, available, Some(&known.route)));
+        }
+        known.inputs = inputs;
+        let is_due = known.checked.as_ref() != Some(&known.inputs) || now >= known.check_at;
+        if is_due && !known.is_being_checked {
+            known.is_being_checked = true;
+            let (name, inputs, route) = (name.to_string(), known.inputs.clone(), (*known.route).clone());
+            let registry = server.registry.clone();
+            self.checks.spawn(async move {
+                let route = check(&registry, &inputs, route).await;
+                Checked { name, inputs, route }
+            });
+        }
+    }
+
+    /// Takes what a check found. What has changed since is checked again in the next round.
+    fn learn(&mut self, Checked { name, inputs, route }: Checked) {
+        let Some(known) = self.known.get_mut(&name) else { return };
+        known.is_being_checked = false;
+        let is_as_before = known.checked.as_ref() == Some(&inputs);
+        known.failures = match route.available.is() {
+            true => 0,
+            false if is_as_before => known.failures + 1,
+            false => 1,
+        };
+        let wait = match known.failures {
+            0 => CHECK_AGAIN,
+            failures => CHECK_AGAIN.min(TRY_AGAIN * 2u32.pow(failures.min(8) - 1)),
+        };
+        known.check_at = Instant::now() + wait;
+        if known.inputs.spec == inputs.spec {
+            known.route = Arc::new(route);
+        }
+        known.checked = Some(inputs);
     }
 
     /// Serves by what is known, and says so in discovery.
     fn publish(&self, server: &Arc<ApiServer>) {
         let before = server.aggregator.published();
-        let key = |route: &Route| (route.published.group.clone(), route.published.version.clone());
-        let routes: Routes =
-            self.known.values().map(|known| (key(&known.route), known.route.clone())).collect();
+        let routes: Routes = self.known.values().map(|k| (k.route.key(), k.route.clone())).collect();
         server.aggregator.routes.store(Arc::new(routes));
         if server.aggregator.published() != before {
             server.publish();
@@ -203,76 +296,26 @@ impl Manager {
     }
 }
 
-fn inputs(server: &ApiServer, object: &Value) -> Inputs {
-    let reference = &object["spec"]["service"];
-    let (namespace, name) = (text(reference, "/namespace"), text(reference, "/name"));
-    let services = server.registry.find("", "v1", "services");
-    let service = services.and_then(|services| services.get(namespace, name).ok()).map(|s| s.value());
-    Inputs {
-        spec: object["spec"].clone(),
-        service,
-        slices: remote::slices(&server.registry, namespace, name),
-    }
-}
-
 /// Looks whether the other server can be used, and what it serves.
-async fn check(server: &ApiServer, inputs: &Inputs, before: Option<&Route>) -> Route {
-    let spec = &inputs.spec;
-    let credential = server.aggregator.credential.as_ref();
-    let trust = if flag(spec, "/insecureSkipTLSVerify") {
-        Trust::Anybody
-    } else {
-        Trust::Bundle(text(spec, "/caBundle"))
-    };
-    let (group, version) = (text(spec, "/group").to_string(), text(spec, "/version").to_string());
-    let mut route = Route {
-        namespace: text(spec, "/service/namespace").into(),
-        service: text(spec, "/service/name").into(),
-        port: int(spec, "/service/port").unwrap_or(443),
-        tls: remote::tls(trust, credential).map(Arc::new),
-        available: Available::passed(),
-        published: Published {
-            priority: (
-                int(spec, "/groupPriorityMinimum").unwrap_or_default(),
-                int(spec, "/versionPriority").unwrap_or_default(),
-            ),
-            current: false,
-            resources: before.map(|r| r.published.resources.clone()).unwrap_or_default(),
-            openapi: None,
-            group,
-            version,
-        },
-    };
-    if let Some(obstacle) = availability::obstacle(&spec["service"], inputs.service.as_ref(), &inputs.slices)
-    {
+async fn check(registry: &Registry, inputs: &Inputs, mut route: Route) -> Route {
+    route.published.current = false;
+    let reference = &inputs.spec["service"];
+    if let Some(obstacle) = availability::obstacle(reference, inputs.service.as_ref(), &inputs.slices) {
         route.available = obstacle;
         return route;
     }
-    let path = format!("/apis/{}/{}", route.published.group, route.published.version);
-    let registry = &server.registry;
-    let trusted = match route.tls.clone() {
-        Ok(tls) => call::ask(registry, &route, tls.clone(), &path).await.map(|document| (tls, document)),
-        Err(why) => Err(why),
+    let Published { group, version, .. } = &route.published;
+    let document = match call::ask(registry, &route, &format!("/apis/{group}/{version}")).await {
+        Ok(document) => document,
+        Err(why) => {
+            route.available = Available::failed_discovery(why);
+            return route;
+        }
     };
-    match trusted {
-        Ok((tls, document)) => {
-            let Published { group, version, .. } = &route.published;
-            let resources = published::resources(&document, group, version);
-            let index = call::ask(registry, &route, tls, "/openapi/v3").await.unwrap_or_default();
-            let openapi = published::openapi_hash(&index, group, version);
-            (route.published.resources, route.published.openapi) = (resources, openapi);
-            route.published.current = true;
-        }
-        // As in Kubernetes: that a server is there is one thing, whether it is trusted each request finds out.
-        Err(_) => {
-            let anyhow = match remote::tls(Trust::Anybody, credential) {
-                Ok(tls) => call::ask(registry, &route, Arc::new(tls), &path).await.map(drop),
-                Err(why) => Err(why),
-            };
-            if let Err(why) = anyhow {
-                route.available = Available::failed_discovery(why);
-            }
-        }
-    }
+    let resources = published::resources(&document, group, version);
+    let index = call::ask(registry, &route, "/openapi/v3").await.unwrap_or_default();
+    let openapi = published::openapi_hash(&index, group, version);
+    route.available = Available::passed();
+    route.published = Published { current: true, resources, openapi, ..route.published };
     route
 }

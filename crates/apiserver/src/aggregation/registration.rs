@@ -4,6 +4,7 @@
 use super::{availability::Available, context};
 use crate::{
     ApiServer,
+    discovery::priority,
     registry::{Part, Resource, metadata::format_time, schema::Body, update::Change},
     request::DeleteOptions,
 };
@@ -16,38 +17,6 @@ const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 /// A group and a version.
 type GroupVersion = (String, String);
-
-/// Priorities of built-in groups, as Kubernetes has them: the group's, then that of its version `v1`.
-fn priority(group: &str, version: &str) -> (i64, i64) {
-    let of_group = match group {
-        "" => 18_000,
-        "apps" => 17_800,
-        "events.k8s.io" => 17_750,
-        "authentication.k8s.io" => 17_700,
-        "authorization.k8s.io" => 17_600,
-        "autoscaling" => 17_500,
-        "batch" => 17_400,
-        "certificates.k8s.io" => 17_300,
-        "networking.k8s.io" => 17_200,
-        "policy" => 17_100,
-        "rbac.authorization.k8s.io" => 17_000,
-        "storage.k8s.io" => 16_800,
-        "apiextensions.k8s.io" | "admissionregistration.k8s.io" => 16_700,
-        "scheduling.k8s.io" => 16_600,
-        "coordination.k8s.io" => 16_500,
-        "node.k8s.io" => 16_300,
-        "discovery.k8s.io" => 16_200,
-        "flowcontrol.apiserver.k8s.io" => 16_100,
-        _ => 1_000,
-    };
-    let of_version = match (group, version) {
-        ("", _) => 1,
-        ("autoscaling", "v2") => 30,
-        (_, "v1") => 15,
-        _ => 9,
-    };
-    if of_group == 1_000 { (of_group, 100) } else { (of_group, of_version) }
-}
 
 fn object((group, version): &GroupVersion, custom: bool) -> Value {
     let (of_group, of_version) = priority(group, version);
@@ -84,39 +53,66 @@ fn served(server: &ApiServer) -> (BTreeSet<GroupVersion>, BTreeSet<GroupVersion>
     (built_in, custom)
 }
 
-/// Makes the APIServices of what is served here; of built-in groups only where `first` says so. Who was there before stays as it is.
+/// Makes the APIServices of what is served here, those of built-in groups only where `first` says so; what is registered for another
+/// server stays so. Says of all that are no other server's that they are available.
 pub(super) async fn reconcile(server: &Arc<ApiServer>, services: &Arc<Resource>, first: bool) {
     let (built_in, custom) = served(server);
     let wanted =
         built_in.iter().filter(|_| first).map(|v| (v, false)).chain(custom.iter().map(|v| (v, true)));
     join_all(wanted.map(|(version, is_custom)| ensure(server, services, version, is_custom))).await;
-    let all =
-        services.cache.snapshot(&services.cache.key_prefix, None, 0, |o| o.label(MANAGED) == Some("true"));
-    for gone in all.objects.iter().map(|o| o.value()) {
-        let version = (text(&gone, "/spec/group").to_string(), text(&gone, "/spec/version").to_string());
-        if custom.contains(&version) || gone.pointer("/spec/service").is_some_and(|s| !s.is_null()) {
+    let all = services.cache.snapshot(&services.cache.key_prefix, None, 0, |_| true).objects;
+    for object in all.iter().map(|o| o.value()) {
+        if object.pointer("/spec/service").is_some_and(Value::is_object) {
             continue;
         }
-        let name = text(&gone, "/metadata/name");
-        let options = DeleteOptions::default();
-        if let Err(status) = server.registry.delete(services, ("", name), &options, &context().who).await
-            && status.code != 404
-        {
-            tracing::warn!(name, error = %status.message, "an APIService of a deleted definition stays");
+        let version = (text(&object, "/spec/group").to_string(), text(&object, "/spec/version").to_string());
+        let name = text(&object, "/metadata/name");
+        let is_managed = object.pointer("/metadata/labels").is_some_and(|labels| labels[MANAGED] == "true");
+        if is_managed && !custom.contains(&version) {
+            remove(server, services, name).await;
+        } else {
+            tell(server, services, name, &Available::local()).await;
         }
     }
 }
 
+/// Makes the APIService of a group-version that is served here. That of a definition is also corrected.
 async fn ensure(server: &ApiServer, services: &Arc<Resource>, version: &GroupVersion, custom: bool) {
     let name = format!("{}.{}", version.1, version.0);
-    if services.get("", &name).is_ok() {
-        return;
+    let wanted = object(version, custom);
+    let written = match services.get("", &name) {
+        Err(_) => {
+            let body = Body { value: wanted, duplicates: Vec::new() };
+            server.registry.create(services, "", body, &context()).await
+        }
+        Ok(existing) => {
+            let existing = existing.value();
+            let is_ours =
+                existing.pointer("/metadata/labels").is_some_and(|labels| labels[MANAGED] == "true");
+            if !is_ours || existing["spec"] == wanted["spec"] {
+                return;
+            }
+            let correct = |_: &_, old: &Value| {
+                let mut object = old.clone();
+                object["spec"] = wanted["spec"].clone();
+                Ok(Change { object, warnings: Vec::new(), managed: false })
+            };
+            server.registry.modify(services, Part::Whole, ("", &name), &context(), correct).await
+        }
+    };
+    match written {
+        Ok(_) | Err(Status { reason: "AlreadyExists", .. } | Status { code: 404, .. }) => {}
+        Err(status) => tracing::warn!(name, error = %status.message, "an APIService could not be written"),
     }
-    let body = Body { value: object(version, custom), duplicates: Vec::new() };
-    match server.registry.create(services, "", body, &context()).await {
-        Ok(_) => tell(server, services, &name, &Available::local()).await,
-        Err(Status { reason: "AlreadyExists", .. }) => {}
-        Err(status) => tracing::warn!(name, error = %status.message, "an APIService could not be made"),
+}
+
+async fn remove(server: &ApiServer, services: &Arc<Resource>, name: &str) {
+    let options = DeleteOptions::default();
+    match server.registry.delete(services, ("", name), &options, &context().who).await {
+        Ok(_) | Err(Status { code: 404, .. }) => {}
+        Err(status) => {
+            tracing::warn!(name, error = %status.message, "an APIService of a deleted definition stays");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! is apidiscovery.k8s.io). Made once, when the kinds are known.
 
 mod aggregated;
+mod order;
 
 use crate::{
     aggregation::Published,
@@ -14,6 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
+pub(crate) use order::priority;
 use orlop_api::Status;
 use serde_json::{Value, json};
 use std::{
@@ -69,7 +71,7 @@ impl Discovery {
             }
         }
         groups.extend(others.iter().map(|o| (o.group.clone(), o.version.clone())));
-        let groups = in_order(groups);
+        let groups = order::in_order(groups, others);
         let mut plain = HashMap::new();
         let mut put = |path: String, value: Value| plain.insert(path, Bytes::from(value.to_string()));
         put(
@@ -161,39 +163,6 @@ fn group(group: &str, groups: &[(String, String)]) -> Value {
     json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 
-/// Group-versions with those of a group together, the preferred one first: stable before beta before alpha, then the newer
-/// (Kubernetes documentation, "Versions in CustomResourceDefinitions", "Version priority").
-fn in_order(groups: Vec<(String, String)>) -> Vec<(String, String)> {
-    let mut names: Vec<&str> = Vec::new();
-    for (group, _) in &groups {
-        if !names.contains(&group.as_str()) {
-            names.push(group);
-        }
-    }
-    let place = |group: &str| names.iter().position(|n| *n == group);
-    let mut sorted = groups.clone();
-    sorted.sort_by_key(|(group, version)| (place(group), priority(version)));
-    sorted
-}
-
-/// Sorts versions: the first is preferred.
-fn priority(version: &str) -> (u8, std::cmp::Reverse<(u64, u64)>, String) {
-    let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let other = (3, std::cmp::Reverse((0, 0)), version.to_string());
-    let Some(rest) = version.strip_prefix('v') else { return other };
-    let (major, rest) = rest.split_at(digits(rest));
-    let Ok(major) = major.parse::<u64>() else { return other };
-    for (rank, stage) in [(1, "beta"), (2, "alpha")] {
-        if let Some(minor) = rest.strip_prefix(stage) {
-            return match minor.parse::<u64>() {
-                Ok(minor) => (rank, std::cmp::Reverse((major, minor)), String::new()),
-                Err(_) => other,
-            };
-        }
-    }
-    if rest.is_empty() { (0, std::cmp::Reverse((major, 0)), String::new()) } else { other }
-}
-
 fn describe(resource: &Resource) -> Vec<Described> {
     let kind = &resource.kind;
     let base = Described {
@@ -255,20 +224,4 @@ fn plain_resource(d: &Described) -> Value {
         value["categories"] = json!(d.categories);
     }
     value
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stable_and_newest_version_of_a_group_is_preferred() {
-        let versions = ["foo1", "v1alpha1", "v2", "v10", "v3beta1", "v1", "v12alpha1", "foo10", "v11beta2"];
-        let groups = versions.iter().map(|v| ("x.y".to_string(), v.to_string())).collect();
-        let sorted: Vec<String> = in_order(groups).into_iter().map(|(_, v)| v).collect();
-        assert_eq!(
-            sorted,
-            ["v10", "v2", "v1", "v11beta2", "v3beta1", "v12alpha1", "v1alpha1", "foo1", "foo10"]
-        );
-    }
 }

@@ -156,6 +156,15 @@ impl Pair {
         assert_eq!(code, 201, "{body}");
     }
 
+    /// What aggregated discovery says of the other server's group.
+    async fn described(&self) -> Value {
+        let accept = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
+        let admin = Identity::new("admin", &["system:masters"]);
+        let (_, _, all) = send(&self.server, admin, "GET", "/apis", "", &accept).await;
+        let found = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == GROUP);
+        found.cloned().unwrap_or_default()
+    }
+
     /// Waits for a condition of the APIService; its status and reason.
     async fn available(&self, wanted: &str) -> Value {
         let path = format!("{SERVICES}/v1alpha1.wardle.example.com");
@@ -208,10 +217,7 @@ async fn clients_find_the_other_server_s_kinds_as_if_they_were_ours() {
     let pair = Pair::new().await;
     pair.register(pair.api_service(|_| {})).await;
     pair.available("Passed").await;
-    let accept = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
-    let admin = Identity::new("admin", &["system:masters"]);
-    let (_, _, all) = send(&pair.server, admin, "GET", "/apis", "", &accept).await;
-    let group = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == GROUP).unwrap();
+    let group = pair.described().await;
     assert_eq!(group["versions"][0]["resources"][0]["responseKind"]["kind"], "Flunder");
     assert_eq!(group["versions"][0]["freshness"], "Current");
     let (_, index) = ask(&pair.server, "GET", "/openapi/v3", Value::Null).await;
@@ -290,28 +296,34 @@ async fn a_server_that_cannot_be_used_is_said_to_be_so_and_its_requests_fail() {
     // Its group is there all the same, and known to be stale.
     let (code, group) = ask(&pair.server, "GET", "/apis/wardle.example.com", Value::Null).await;
     assert_eq!((code, &group["preferredVersion"]["version"]), (200, &json!("v1alpha1")));
+    let versions = pair.described().await["versions"].clone();
+    assert_eq!(versions, json!([{"version": "v1alpha1", "freshness": "Stale", "resources": []}]));
 
-    // It comes back when its Service does, and goes when it ends.
+    // A certificate for another Service is not taken.
     let service = json!({"metadata": {"name": "missing"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
     ask(&pair.server, "POST", "/api/v1/namespaces/default/services", service).await;
+    let condition = pair.available("FailedDiscoveryCheck").await;
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.contains("tls: failed to verify certificate"), "{message}");
+
+    // It comes back with the right one, and goes when it ends; what it served is remembered.
+    let path = format!("{SERVICES}/v1alpha1.wardle.example.com");
+    let (code, _) =
+        ask(&pair.server, "PATCH", &path, json!({"spec": pair.api_service(|_| {})["spec"]})).await;
+    assert_eq!(code, 200);
     pair.available("Passed").await;
-    let (code, text) = ask(&pair.server, "GET", FLUNDERS, Value::Null).await;
-    assert_eq!(code, 503, "its certificate is for another Service: {text}");
+    assert_eq!(ask(&pair.server, "GET", FLUNDERS, Value::Null).await.0, 200);
     pair.serving.abort();
-    let object = pair.api_service(|o| o["spec"]["versionPriority"] = json!(7));
-    let (code, _) = ask(
-        &pair.server,
-        "PATCH",
-        &format!("{SERVICES}/v1alpha1.wardle.example.com"),
-        json!({"spec": object["spec"]}),
-    )
-    .await;
+    let (code, _) = ask(&pair.server, "PATCH", &path, json!({"spec": {"versionPriority": 7}})).await;
     assert_eq!(code, 200);
     let condition = pair.available("FailedDiscoveryCheck").await;
     let url = "failing or missing response from https://judge.default.svc:";
     assert!(condition["message"].as_str().unwrap().starts_with(url), "{condition}");
-    let (code, _) =
-        ask(&pair.server, "DELETE", &format!("{SERVICES}/v1alpha1.wardle.example.com"), Value::Null).await;
+    let described = pair.described().await;
+    assert_eq!(described["versions"][0]["freshness"], "Stale");
+    assert_eq!(described["versions"][0]["resources"][0]["resource"], "flunders");
+
+    let (code, _) = ask(&pair.server, "DELETE", &path, Value::Null).await;
     assert_eq!(code, 200);
     for _ in 0..500 {
         if ask(&pair.server, "GET", FLUNDERS, Value::Null).await.0 == 404 {
@@ -320,6 +332,24 @@ async fn a_server_that_cannot_be_used_is_said_to_be_so_and_its_requests_fail() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("requests still go elsewhere");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_holds_up_no_other() {
+    let pair = Pair::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut mute = pair.api_service(|_| {});
+    mute["metadata"]["name"] = json!("v1.mute.example.com");
+    (mute["spec"]["group"], mute["spec"]["version"]) = (json!("mute.example.com"), json!("v1"));
+    mute["spec"]["service"]["port"] = json!(silent.local_addr().unwrap().port());
+    pair.register(mute).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let started = std::time::Instant::now();
+    pair.register(pair.api_service(|_| {})).await;
+    pair.available("Passed").await;
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    let (code, _) = ask(&pair.server, "GET", "/apis/mute.example.com/v1/things", Value::Null).await;
+    assert_eq!(code, 503);
 }
 
 #[tokio::test]
@@ -376,6 +406,17 @@ async fn what_is_served_here_is_listed_as_local() {
         }
     };
     exists(true).await;
+    // What is changed or deleted comes back.
+    let path = format!("{SERVICES}/v1.example.com");
+    assert_eq!(ask(&server, "DELETE", &path, Value::Null).await.0, 200);
+    exists(true).await;
+    assert_eq!(ask(&server, "PATCH", &path, json!({"spec": {"versionPriority": 5}})).await.0, 200);
+    let corrected = async {
+        while ask(&server, "GET", &path, Value::Null).await.1["spec"]["versionPriority"] != 100 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), corrected).await.expect("it is corrected");
     assert_eq!(
         ask(&server, "DELETE", &format!("{definitions}/things.example.com"), Value::Null).await.0,
         200
