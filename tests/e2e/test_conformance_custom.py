@@ -360,7 +360,7 @@ def test_strict_validation_of_a_built_in_kind(api, ns):
     assert 'strict decoding error: unknown field "metadata.unknownMeta"' in post('"unknownMeta": "foo",', "")
 
 
-BUILT_IN = """v1/namespaces admissionregistration.k8s.io/v1/validatingwebhookconfigurations
+BUILT_IN = """v1/namespaces apiregistration.k8s.io/v1/apiservices admissionregistration.k8s.io/v1/validatingwebhookconfigurations
 apiextensions.k8s.io/v1/customresourcedefinitions apps/v1/deployments authentication.k8s.io/v1/tokenreviews
 authorization.k8s.io/v1/selfsubjectaccessreviews autoscaling/v1/horizontalpodautoscalers autoscaling/v2/horizontalpodautoscalers
 batch/v1/jobs certificates.k8s.io/v1/certificatesigningrequests coordination.k8s.io/v1/leases

@@ -121,3 +121,11 @@ def test_workloads_that_cannot_change_say_so(ns):
     assert "updates to statefulset spec for fields other than 'replicas'" in said
     ns.kubectl("scale", "statefulset", "s", "--replicas=3")
     assert ns.get("statefulset", "s")["spec"]["replicas"] == 3
+
+
+def test_components_say_whether_they_are_well(cluster):
+    shown = cluster.run("get", "cs")
+    assert "Warning: v1 ComponentStatus is deprecated in v1.19+" in shown.stderr
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    assert rows == [["NAME", "STATUS", "MESSAGE", "ERROR"], ["controller-manager", "Healthy", "ok"],
+                    ["etcd-0", "Healthy", "ok"], ["scheduler", "Healthy", "ok"]]

@@ -3,6 +3,7 @@
 use crate::{
     ApiServer,
     admission::{notes, subresource},
+    component_status,
     hooks::bindings,
     identity::reviews,
     pipeline::Admitted,
@@ -55,6 +56,9 @@ impl ApiServer {
         }
         if let Some(kind) = resource_metrics::find(&target) {
             return self.resource_metrics(&kind, &target, &request).await;
+        }
+        if component_status::is_meant(&target) {
+            return self.component_status(&target, &request).await;
         }
         let (verb, headers) = (request.info.verb, &request.parts.headers);
         let target = bindings::of_collection(&target, verb, headers, &request.body)?.unwrap_or(target);

@@ -7,6 +7,7 @@ mod admission;
 mod aggregation;
 pub mod audit;
 mod cache;
+mod component_status;
 mod config;
 mod custom;
 mod discovery;

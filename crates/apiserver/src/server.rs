@@ -5,6 +5,7 @@ use crate::{
     aggregation::{self, Aggregator, Published},
     audit::Auditor,
     cache::Caches,
+    component_status::Components,
     custom,
     discovery::Discovery,
     flow_control::{self, FlowControl},
@@ -65,6 +66,7 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     /// What nodes use.
     pub(crate) sampler: Sampler,
+    pub(crate) components: Components,
     pub(crate) auditor: Option<Arc<Auditor>>,
     /// Ends watches and background tasks.
     pub(crate) stop: CancellationToken,
@@ -120,6 +122,7 @@ impl ApiServer {
             flow_control: FlowControl::new(config.limits.concurrency, config.limits.timeout / 4),
             metrics,
             sampler: Sampler::new(nodes, config.clock.clone()),
+            components: Components::default(),
             auditor,
             registry,
             stop,

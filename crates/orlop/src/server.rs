@@ -31,7 +31,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    task::{AbortHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long requests and workers have to end after a signal.
@@ -227,14 +230,14 @@ impl Roles {
         &mut self,
         role: impl Future<Output = ()> + Send + 'static,
         shutdown: &CancellationToken,
-    ) {
+    ) -> AbortHandle {
         let shutdown = shutdown.clone();
         self.running.spawn(async move {
             tokio::select! {
                 () = role => Err(Error::Configuration("a role of the server ended by itself".into())),
                 () = shutdown.cancelled() => Ok(()),
             }
-        });
+        })
     }
 
     async fn first_end(&mut self) -> Result<(), Error> {
@@ -344,15 +347,27 @@ fn start_control_plane(
     let clock: orlop_client::Clock = Arc::new(jiff::Timestamp::now);
     let authority = identities.authority.certificate().to_string();
     let controllers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
-    roles.start_endless(orlop_controllers::run(controllers, clock.clone(), authority), shutdown);
+    let of_controllers =
+        roles.start_endless(orlop_controllers::run(controllers, clock.clone(), authority), shutdown);
     let signers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
     let keys = orlop_controllers::Keys {
         authority: identities.authority.clone(),
         service_accounts: identities.service_accounts.clone(),
     };
-    roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
+    let of_signers =
+        roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
     let scheduler = client(api, "system:kube-scheduler", &[]);
-    roles.start_endless(orlop_scheduler::run(scheduler, clock), shutdown);
+    let of_scheduler = roles.start_endless(orlop_scheduler::run(scheduler, clock), shutdown);
+    show(api, "controller-manager", vec![of_controllers, of_signers]);
+    show(api, "scheduler", vec![of_scheduler]);
+}
+
+/// Shows a component as well as long as all its tasks run.
+fn show(api: &ApiServer, name: &'static str, tasks: Vec<AbortHandle>) {
+    api.show_component(name, move || match tasks.iter().any(AbortHandle::is_finished) {
+        true => Err(format!("the {name} has ended")),
+        false => Ok(()),
+    });
 }
 
 /// The node's roles: agent, its own endpoint, service proxy, cluster DNS, image control.

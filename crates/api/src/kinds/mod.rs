@@ -7,6 +7,7 @@ mod api_service;
 pub mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
+pub mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;

@@ -6,6 +6,7 @@ mod order;
 
 use crate::{
     aggregation::Published,
+    component_status,
     hooks::bindings,
     identity::reviews,
     registry::Resource,
@@ -58,7 +59,7 @@ impl Discovery {
         let described: Vec<Described> = resources
             .iter()
             .flat_map(|r| describe(r))
-            .chain([bindings::described()])
+            .chain([bindings::described(), component_status::described()])
             .chain(reviews::described())
             .chain(resource_metrics::described())
             .filter(|d| !is_elsewhere(&d.group, &d.version))

@@ -7,6 +7,7 @@ mod admission;
 mod aggregation;
 mod audit;
 mod certificates;
+mod components;
 mod custom;
 mod devices;
 mod discovery;
