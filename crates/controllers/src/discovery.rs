@@ -5,10 +5,18 @@ use kube::{Client, api::ApiResource};
 /// What is served, as far as it is known.
 #[derive(Default)]
 pub(crate) struct Served {
-    /// Resources in the preferred version of their group, with whether they are namespaced.
-    pub resources: Vec<(ApiResource, bool)>,
+    /// In the preferred version of their group.
+    pub resources: Vec<Deletable>,
     /// Group-versions that could not be asked for: those of an aggregated server that is not there.
     pub failed: Vec<(String, kube::Error)>,
+}
+
+/// A resource whose objects can be listed and deleted.
+pub(crate) struct Deletable {
+    pub resource: ApiResource,
+    pub namespaced: bool,
+    /// Whether they can be watched too: those of an aggregated server perhaps not.
+    pub watchable: bool,
 }
 
 /// All resources whose objects can be listed and deleted.
@@ -29,7 +37,7 @@ pub(crate) async fn deletable(client: &Client) -> Result<Served, kube::Error> {
 }
 
 fn collect(
-    all: &mut Vec<(ApiResource, bool)>,
+    all: &mut Vec<Deletable>,
     group: &str,
     version: &str,
     served: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource],
@@ -44,6 +52,7 @@ fn collect(
             kind: resource.kind.clone(),
             plural: resource.name.clone(),
         };
-        all.push((described, resource.namespaced));
+        let watchable = resource.verbs.iter().any(|verb| verb == "watch");
+        all.push(Deletable { resource: described, namespaced: resource.namespaced, watchable });
     }
 }

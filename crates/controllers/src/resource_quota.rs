@@ -2,7 +2,10 @@
 //! between the API server keeps the numbers, in the transactions of the objects themselves; it alone refuses (Kubernetes
 //! documentation, "Resource Quotas").
 
-use crate::{Cluster, Error, discovery};
+use crate::{
+    Cluster, Error,
+    discovery::{self, Deletable},
+};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::{
@@ -95,13 +98,9 @@ async fn count(
     kinds.dedup();
     let served = discovery::deletable(&cluster.client).await.map_err(Error::at("asking what is served"))?;
     for (group, plural) in kinds {
-        let Some((resource, _)) = served
-            .resources
-            .iter()
-            .find(|(r, namespaced)| *namespaced && r.group == group && r.plural == plural)
-        else {
-            continue;
-        };
+        let is_meant =
+            |d: &&Deletable| d.namespaced && d.resource.group == group && d.resource.plural == plural;
+        let Some(Deletable { resource, .. }) = served.resources.iter().find(is_meant) else { continue };
         let api = Api::<DynamicObject>::namespaced_with(cluster.client.clone(), namespace, resource);
         let objects = api.list(&ListParams::default()).await.map_err(Error::at("listing what is counted"))?;
         for object in objects {

@@ -3,7 +3,11 @@
 
 mod graph;
 
-use crate::{Cluster, Error, discovery, pod_control};
+use crate::{
+    Cluster, Error,
+    discovery::{self, Deletable},
+    pod_control,
+};
 use futures::{
     StreamExt,
     future::{AbortHandle, Abortable, BoxFuture},
@@ -35,6 +39,8 @@ const ORPHAN: &str = "orphan";
 const WORKERS: usize = 8;
 /// How often new kinds are looked for, besides whenever a definition of one changes.
 const DISCOVER: Duration = Duration::from_secs(30);
+/// How long to wait at the start until all kinds are listed.
+const LIST_ALL: Duration = Duration::from_secs(30);
 /// How soon after discovery failed.
 const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
 /// How long several changes of definitions are taken together.
@@ -72,8 +78,9 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
             async move { worker.process(&key.name).await }
         };
         let work = async {
-            // Only who knows all objects can tell that an owner is not there without asking for each.
-            let _ = collector.unlisted.subscribe().wait_for(|n| *n == Some(0)).await;
+            // Who knows all objects asks less. An aggregated server that does not answer must not hold up the others for ever.
+            let mut unlisted = collector.unlisted.subscribe();
+            let _ = tokio::time::timeout(LIST_ALL, unlisted.wait_for(|n| *n == Some(0))).await;
             run_workers("garbagecollector", collector.queue.clone(), WORKERS, reconcile).await;
         };
         tokio::join!(collector.watch_all(), work);
@@ -92,11 +99,13 @@ impl Collector {
                     let mut new = Vec::new();
                     let mut gone: HashSet<KindName> = watched.keys().cloned().collect();
                     for (group_version, error) in &served.failed {
+                        // What is not known now was not therefore taken away.
+                        gone.retain(|(api_version, _)| api_version != group_version);
                         tracing::debug!(%error, group_version, "what is served there is not known");
                     }
-                    for (resource, namespaced) in served.resources {
+                    for Deletable { resource, namespaced, watchable } in served.resources {
                         // Events are many and own nothing.
-                        if resource.kind == "Event" {
+                        if resource.kind == "Event" || !watchable {
                             continue;
                         }
                         let name = (resource.api_version.clone(), resource.kind.clone());

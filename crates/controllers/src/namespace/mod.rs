@@ -66,8 +66,7 @@ async fn reconcile(cluster: &Cluster, queue: &Queue, key: Key) -> Result<(), Err
     let served = discovery::deletable(&cluster.client).await.map_err(Error::at("listing what is served"))?;
     let undiscovered = served.failed.iter().map(|(version, error)| format!("{version}: {error}")).collect();
     let mut content = Content { undiscovered, ..Content::default() };
-    let namespaced =
-        served.resources.iter().filter(|(_, namespaced)| *namespaced).map(|(resource, _)| resource);
+    let namespaced = served.resources.iter().filter(|r| r.namespaced).map(|r| &r.resource);
     // Pods go first: what they use should be there until they have ended.
     let (pods, others): (Vec<_>, Vec<_>) = namespaced.partition(|r| r.group.is_empty() && r.kind == "Pod");
     for resource in pods.into_iter().chain(others) {
