@@ -40,7 +40,8 @@ impl Documents {
     fn new(registry: &Registry, config: &Config, others: &[Published]) -> Self {
         let resources = registry.resources();
         let kinds: Vec<_> = resources.iter().map(|r| r.kind.clone()).collect();
-        let mut openapi = OpenApi::new(&kinds, &config.version.git_version);
+        let foreign = others.iter().filter_map(|other| Some(other.openapi_v2.as_ref()?.0.clone()));
+        let mut openapi = OpenApi::new(&kinds, &config.version.git_version).with_foreign(foreign.collect());
         for resource in &resources {
             if let Some(schema) = &resource.schema {
                 openapi =

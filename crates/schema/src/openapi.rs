@@ -2,6 +2,7 @@
 //! generators read them. Made on first request and kept compressed; never decides what is served.
 
 mod beside;
+mod foreign;
 mod operations;
 mod paths;
 mod protobuf;
@@ -15,6 +16,7 @@ use crate::{
 };
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+pub use foreign::Foreign;
 use orlop_api::Kind;
 use parking_lot::Mutex;
 use paths::{Answer, Body, DELETE_OPTIONS, GroupVersion, KindPaths, PATCH, PathItem, RESOURCES, STATUS};
@@ -71,6 +73,8 @@ enum Name {
 /// The documents for one set of served kinds. Make a new one when the set changes (custom resources).
 pub struct OpenApi {
     kinds: Vec<Served>,
+    /// What other servers say of theirs, for the v2 document.
+    foreign: Vec<Arc<Foreign>>,
     version: String,
     made: Mutex<BTreeMap<Name, Document>>,
 }
@@ -83,7 +87,17 @@ impl OpenApi {
             definition: definition_name(kind),
             custom: None,
         });
-        Self { kinds: served.collect(), version: version.to_string(), made: Mutex::default() }
+        Self {
+            kinds: served.collect(),
+            foreign: Vec::new(),
+            version: version.to_string(),
+            made: Mutex::default(),
+        }
+    }
+
+    /// With what other servers say of their kinds, in the v2 document.
+    pub fn with_foreign(self, foreign: Vec<Arc<Foreign>>) -> Self {
+        Self { foreign, ..self }
     }
 
     /// Says how a custom kind looks, by the `openAPIV3Schema` of its version.
@@ -173,6 +187,9 @@ impl OpenApi {
             let facts = (kind.api_version(), &kind.plural, kind.scope, kind.has_status, kind.scale.is_some());
             parts.push(format!("{facts:?} {:?}", served.custom));
         }
+        if !matches!(name, Name::V3(_)) {
+            parts.extend(self.foreign.iter().map(|foreign| foreign.digest.clone()));
+        }
         let parts: Vec<&[u8]> =
             parts.iter().map(String::as_bytes).chain([Definitions::fingerprint()]).collect();
         digest(&parts)
@@ -245,6 +262,26 @@ impl OpenApi {
         }
     }
 
+    /// The paths of other servers that are not ours.
+    fn foreign_paths<'a>(
+        &'a self,
+        dialect: Dialect,
+        own: &BTreeMap<String, (PathItem, String)>,
+    ) -> BTreeMap<&'a String, &'a Value> {
+        let all = self.foreign.iter().filter(|_| matches!(dialect, Dialect::V2));
+        all.flat_map(|foreign| &foreign.paths).filter(|(path, _)| !own.contains_key(*path)).collect()
+    }
+
+    /// The definitions of other servers whose names are not ours.
+    fn foreign_definitions<'a>(
+        &'a self,
+        dialect: Dialect,
+        own: &BTreeSet<String>,
+    ) -> BTreeMap<&'a String, &'a Value> {
+        let all = self.foreign.iter().filter(|_| matches!(dialect, Dialect::V2));
+        all.flat_map(|foreign| &foreign.definitions).filter(|(name, _)| !own.contains(*name)).collect()
+    }
+
     /// A document as JSON, written piece by piece so that it never stands in memory as a whole.
     fn json(&self, dialect: Dialect, document: Option<&str>) -> Bytes {
         let mut out = Pieces::new();
@@ -254,7 +291,11 @@ impl OpenApi {
             Dialect::V3 => format!("{{\"openapi\":\"3.0.0\",\"info\":{info},\"paths\":{{"),
         });
         let mut first = true;
-        for (path, (item, tag)) in self.paths(document) {
+        let paths = self.paths(document);
+        for (path, item) in self.foreign_paths(dialect, &paths) {
+            out.entry(&mut first, path, item);
+        }
+        for (path, (item, tag)) in paths {
             out.entry(&mut first, &path, &operations::write(dialect, &item, &tag));
         }
         out.text(match dialect {
@@ -262,9 +303,14 @@ impl OpenApi {
             Dialect::V3 => "},\"components\":{\"schemas\":{",
         });
         let mut first = true;
+        let mut own = BTreeSet::new();
         self.each_definition(dialect, document, |name, schema| {
+            own.insert(name.to_string());
             out.entry(&mut first, name, &schemas::definition(dialect, name, &schema));
         });
+        for (name, schema) in self.foreign_definitions(dialect, &own) {
+            out.entry(&mut first, name, schema);
+        }
         let bearer = json!({"type": "apiKey", "name": "authorization", "in": "header",
             "description": "Bearer token authentication"});
         out.text(match dialect {
@@ -278,14 +324,23 @@ impl OpenApi {
 
     fn protobuf(&self) -> Bytes {
         let mut all_paths = Message::default();
-        for (path, (item, tag)) in self.paths(None) {
+        let paths = self.paths(None);
+        for (path, item) in self.foreign_paths(Dialect::V2, &paths) {
+            all_paths.named(2, path, protobuf::path_item(item));
+        }
+        for (path, (item, tag)) in paths {
             let item = operations::write(Dialect::V2, &item, &tag);
             all_paths.named(2, &path, protobuf::path_item(&item));
         }
         let mut definitions = Message::default();
+        let mut own = BTreeSet::new();
         self.each_definition(Dialect::V2, None, |name, schema| {
+            own.insert(name.to_string());
             definitions.named(1, name, protobuf::schema(&schemas::definition(Dialect::V2, name, &schema)));
         });
+        for (name, schema) in self.foreign_definitions(Dialect::V2, &own) {
+            definitions.named(1, name, protobuf::schema(schema));
+        }
         gzip(&protobuf::document(TITLE, &self.version, all_paths, definitions).into_bytes())
     }
 }

@@ -4,7 +4,7 @@
 use super::Route;
 use crate::{Identity, registry::Registry, remote};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -111,21 +111,39 @@ pub(super) fn aggregator() -> Identity {
 
 /// Asks for a JSON document, as the aggregator.
 pub(super) async fn ask(registry: &Registry, route: &Route, path: &str) -> Result<Value, String> {
+    Ok(ask_if_not("", registry, route, path).await?.map(|(document, _)| document).unwrap_or_default())
+}
+
+/// Asks for a JSON document that is not the one with this `ETag`; it comes with its own.
+pub(super) async fn ask_if_not(
+    known: &str,
+    registry: &Registry,
+    route: &Route,
+    path: &str,
+) -> Result<Option<(Value, String)>, String> {
     let url = format!("https://{}.{}.svc:{}{path}", route.service, route.namespace, route.port);
     let mut request = http::Request::get(path)
         .header(header::ACCEPT, "application/json")
         .body(Full::new(Bytes::new()))
         .map_err(|e| e.to_string())?;
+    if let Some(known) = HeaderValue::from_str(known).ok().filter(|known| !known.is_empty()) {
+        request.headers_mut().insert(header::IF_NONE_MATCH, known);
+    }
     introduce(&aggregator(), request.headers_mut());
     let answer = async {
         let tls = route.tls.clone()?;
         let answer = send(registry, route, tls, request).await?;
         let code = answer.status();
+        if code == StatusCode::NOT_MODIFIED && !known.is_empty() {
+            return Ok(None);
+        }
         if !code.is_success() {
             return Err(format!("bad status from {url}: {}", code.as_u16()));
         }
+        let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let etag = etag.unwrap_or_default().to_string();
         let body = Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|e| e.to_string())?;
-        Ok(serde_json::from_slice(&body.to_bytes()).unwrap_or_default())
+        Ok(Some((serde_json::from_slice(&body.to_bytes()).unwrap_or_default(), etag)))
     };
     tokio::time::timeout(ANSWER, answer)
         .await

@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use availability::Available;
 use orlop_api::object::{flag, int, text};
 use orlop_pki::Credential;
+use orlop_schema::openapi::Foreign;
 pub(crate) use published::Published;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -315,7 +316,13 @@ async fn check(registry: &Registry, inputs: &Inputs, mut route: Route) -> Route 
     let resources = published::resources(&document, group, version);
     let index = call::ask(registry, &route, "/openapi/v3").await.unwrap_or_default();
     let openapi = published::openapi_hash(&index, group, version);
+    let known = route.published.openapi_v2.as_ref().map_or("", |(_, etag)| etag);
+    let openapi_v2 = match call::ask_if_not(known, registry, &route, "/openapi/v2").await {
+        Ok(Some((document, etag))) => Some((Arc::new(Foreign::new(&document, group, version)), etag)),
+        Ok(None) => route.published.openapi_v2.clone(),
+        Err(_) => None,
+    };
     route.available = Available::passed();
-    route.published = Published { current: true, resources, openapi, ..route.published };
+    route.published = Published { current: true, resources, openapi, openapi_v2, ..route.published };
     route
 }

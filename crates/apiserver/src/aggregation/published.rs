@@ -1,7 +1,9 @@
 //! What discovery says of aggregated group-versions: an `APIResourceList` turned into the form of aggregated discovery. Pure.
 
 use orlop_api::object::{list, text};
+use orlop_schema::openapi::Foreign;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// A group-version that another server serves.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +18,8 @@ pub(crate) struct Published {
     pub resources: Vec<Value>,
     /// The hash of its OpenAPI v3 document, if it has one.
     pub openapi: Option<String>,
+    /// What its OpenAPI v2 document says, with the `ETag` of that.
+    pub openapi_v2: Option<(Arc<Foreign>, String)>,
 }
 
 /// The resources of an `APIResourceList` in the form of apidiscovery.k8s.io.

@@ -69,6 +69,16 @@ async fn flunders(mut asked: http::Request<Incoming>) -> http::Response<BoxBody<
                 "resources": [{"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": ["create", "get", "list", "watch"]}],
             })),
         ),
+        "/openapi/v2" => answer(
+            200,
+            json_body(&json!({
+                "swagger": "2.0", "paths": {"/apis/wardle.example.com/v1alpha1/flunders": {"get": {}}},
+                "definitions": {"Flunder": {
+                    "type": "object", "description": "Made elsewhere.",
+                    "x-kubernetes-group-version-kind": [{"group": GROUP, "version": "v1alpha1", "kind": "Flunder"}],
+                }},
+            })),
+        ),
         "/openapi/v3" => answer(
             200,
             json_body(
@@ -228,6 +238,10 @@ async fn clients_find_the_other_server_s_kinds_as_if_they_were_ours() {
     let (_, document) =
         ask(&pair.server, "GET", "/openapi/v3/apis/wardle.example.com/v1alpha1", Value::Null).await;
     assert_eq!(document["user"], json!(["system:kube-aggregator"]));
+
+    let (_, document) = ask(&pair.server, "GET", "/openapi/v2", Value::Null).await;
+    assert_eq!(document["definitions"]["Flunder"]["description"], "Made elsewhere.");
+    assert!(document["paths"]["/apis/wardle.example.com/v1alpha1/flunders"].is_object());
 
     let client = client(&pair.server);
     let found = Discovery::new(client.clone()).filter(&[GROUP]).run().await.unwrap();

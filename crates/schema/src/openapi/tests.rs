@@ -291,3 +291,34 @@ fn what_was_made_once_is_not_made_again() {
     let (first, second) = (made(), made());
     assert_eq!(first.as_ptr(), second.as_ptr());
 }
+
+#[test]
+fn what_other_servers_say_stands_beside_ours_in_v2() {
+    let path = "/apis/wardle.example.com/v1/flunders";
+    let answer = json!({"200": {"description": "OK", "schema": {"$ref": "#/definitions/Flunder"}}});
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let theirs = json!({
+        "paths": {path: {"get": {"responses": answer}}},
+        "definitions": {
+            "Flunder": {
+                "type": "object", "description": "Theirs.",
+                "properties": {"metadata": {"$ref": format!("#/definitions/{meta}")}},
+            },
+            meta: {"type": "object", "description": "Theirs as well."},
+        },
+    });
+    let foreign = Arc::new(Foreign::new(&theirs, "wardle.example.com", "v1"));
+    let some = || OpenApi::new(&table()[..1], "v1.36.0");
+    let (alone, both) = (some(), some().with_foreign(vec![foreign]));
+    assert_ne!(alone.v2_json().etag, both.v2_json().etag);
+    assert_ne!(alone.v2_protobuf().gzip, both.v2_protobuf().gzip);
+    let (before, after) = (read(&alone.v2_json()), read(&both.v2_json()));
+    assert_eq!(after["definitions"]["Flunder"]["description"], "Theirs.");
+    assert_eq!(after["definitions"][meta], before["definitions"][meta]);
+    assert_eq!(after["paths"][path]["get"]["responses"], answer);
+    let own = "/api/v1/configmaps";
+    assert!(before["paths"][own].is_object());
+    assert_eq!(after["paths"][own], before["paths"][own]);
+    let v3 = |openapi: &OpenApi| read(&openapi.v3("api/v1").unwrap());
+    assert_eq!(v3(&alone), v3(&both));
+}
