@@ -118,6 +118,7 @@ def test_an_extension_server_is_told_who_asks_and_asks_whether_they_may(cluster,
     assert asked["user"] == {"username": "jane", "groups": ["people", "system:authenticated"], "uid": "7",
                              "extra": {"example.com/scopes": ["some"]}}
     assert not any(key.lower().startswith(("impersonate-", "authorization")) for key in asked["headers"])
+    assert asked["headers"]["x-forwarded-for"] == "127.0.0.1"
 
     # Who may not is stopped here already; without the proxy's certificate nobody is believed, and a token says who asks.
     before = len(extension.seen)
@@ -160,6 +161,7 @@ def test_an_extension_server_that_is_gone_is_said_to_be_so(cluster, api, extensi
     answer = api.get(samples)
     assert (answer.code, answer.text) == (503, "service unavailable\n")
     assert "False (MissingEndpoints)" in cluster.kubectl("get", "apiservice", NAME)
+    assert f'aggregator_unavailable_apiservice{{name="{NAME}"}} 1' in api.get("/metrics", accept="*/*").text
     extension.endpoints(ready=True)
     available(api, "Passed")
     assert api.get(samples).code == 200

@@ -164,7 +164,8 @@ def test_get_prints_in_every_form(ns, tmp_path):
     assert json.loads(get("-o", "jsonpath-as-json={.metadata.name}")) == ["web"]
     assert "kind: Deployment" in get("-o", "yaml") and "CONTAINERS" in get("-o", "wide")
     assert "deployment.apps/web" in get("--show-kind") and "APP" in get("-L", "app") and "app=web" in get("--show-labels")
-    assert "web" in get("--subresource=scale")
+    header, row = (line.split() for line in get("--subresource=scale").splitlines())
+    assert header == ["NAME", "DESIRED", "AVAILABLE", "AGE"] and row[:3] == ["web", "0", "0"]
     assert ns.kubectl("get", "deployment", "none", "--ignore-not-found") == ""
     for number in (3, 1, 2):
         ns.apply(config_map(f"m{number}", a=str(number)))

@@ -21,7 +21,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use orlop_api::Status;
+use orlop_api::{Status, kinds};
 use orlop_schema::protobuf;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -225,15 +225,15 @@ impl ApiServer {
     ) -> Result<Response, Status> {
         let at = (target.namespace.as_str(), target.name.as_str());
         let headers = &request.parts.headers;
-        let negotiated = negotiate::negotiate_whole(headers, pretty(headers, &request.query))?;
+        let negotiated = negotiate::negotiate(headers, pretty(headers, &request.query))?;
+        let include = IncludeObject::parse(request.query.get("includeObject"));
+        let shape = Shape { form: negotiated.form, meta: negotiated.meta, include, now: self.registry.now() };
+        let shown =
+            |body: &Bytes| response::encoded(200, table::one(&kinds::scale::kind(), body, shape), negotiated);
         let cx = self.write_context(&request, &request.query)?;
         let written = match request.info.verb {
             Verb::Get => {
-                return Ok(response::encoded(
-                    200,
-                    self.registry.scale(resource, at.0, at.1).await?,
-                    negotiated,
-                ));
+                return Ok(shown(&self.registry.scale(resource, at.0, at.1).await?));
             }
             Verb::Update => {
                 let body = schema::read(headers, &request.body)?;
@@ -246,7 +246,7 @@ impl ApiServer {
             }
             _ => return Err(not_allowed()),
         };
-        Ok(response::encoded(200, written.body, negotiated))
+        Ok(shown(&written.body))
     }
 
     async fn patch(

@@ -31,7 +31,10 @@ impl ApiServer {
             "/" => Ok(response::json(200, &json!({"paths": self.paths()}))),
             "/version" => Ok(response::json(200, &self.version())),
             "/metrics" => {
-                let text = self.metrics.text(&self.registry, self.flow_control.figures()).await;
+                let text = self
+                    .metrics
+                    .text(&self.registry, self.flow_control.figures(), self.aggregator.figures())
+                    .await;
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 Ok(response::bytes(200, kind, text.into()))
             }

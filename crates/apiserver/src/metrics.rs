@@ -38,6 +38,11 @@ struct Resource {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Service {
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Level {
     priority_level: String,
 }
@@ -127,6 +132,7 @@ pub(crate) struct Metrics {
     requests: Family<Answered, Counter>,
     durations: Durations,
     streams: Family<Label, Gauge>,
+    unavailable: Family<Service, Gauge>,
     levels: Levels,
     objects: Family<Resource, Gauge>,
     watchers: Family<Resource, Gauge>,
@@ -157,6 +163,7 @@ impl Metrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(buckets),
             streams: Family::default(),
+            unavailable: Family::default(),
             levels: Levels::default(),
             objects: Family::default(),
             watchers: Family::default(),
@@ -174,6 +181,11 @@ impl Metrics {
             metrics.durations.clone(),
         );
         metrics.levels.register(&mut prometheus);
+        prometheus.register(
+            "aggregator_unavailable_apiservice",
+            "APIServices whose servers cannot be used",
+            metrics.unavailable.clone(),
+        );
         prometheus.register("apiserver_longrunning_requests", "Streams open", metrics.streams.clone());
         prometheus.register("apiserver_storage_objects", "Objects", metrics.objects.clone());
         prometheus.register("apiserver_registered_watchers", "Watches open", metrics.watchers.clone());
@@ -199,15 +211,19 @@ impl Metrics {
     }
 
     /// What a request is counted under. Names that a client made up are not used: they would never end.
-    pub(crate) fn label(&self, info: &RequestInfo) -> Label {
+    /// Those of other servers' resources are not known here: `named` says whether they are.
+    pub(crate) fn label(&self, info: &RequestInfo, named: bool) -> Label {
         let verb = info.verb.name().to_string();
         match &info.target {
-            Some(t) => Label {
+            Some(t) if named => Label {
                 verb,
                 group: t.group.clone(),
                 resource: t.resource.clone(),
                 subresource: t.subresource.clone(),
             },
+            Some(t) => {
+                Label { verb, group: t.group.clone(), resource: String::new(), subresource: String::new() }
+            }
             None => Label { verb, group: String::new(), resource: String::new(), subresource: String::new() },
         }
     }
@@ -235,7 +251,16 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub(crate) async fn text(&self, registry: &Registry, levels: Vec<(String, Figures)>) -> String {
+    pub(crate) async fn text(
+        &self,
+        registry: &Registry,
+        levels: Vec<(String, Figures)>,
+        others: Vec<(String, bool)>,
+    ) -> String {
+        self.unavailable.clear();
+        for (name, available) in others {
+            self.unavailable.get_or_create(&Service { name }).set(i64::from(!available));
+        }
         for (name, figures) in levels {
             self.levels.show(name, figures);
         }

@@ -45,6 +45,10 @@ impl Held {
     }
 }
 
+/// Among the extensions of a request for another server: the other end of its connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller(pub IpAddr);
+
 /// How a request is followed on its way: by its name, and where it is noted.
 struct Trail {
     id: Arc<str>,
@@ -130,10 +134,14 @@ impl ApiServer {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
         let long = is_long(&info);
-        let label = self.metrics.label(&info);
+        let elsewhere = self.is_elsewhere(&info);
+        if let Some(from) = from.filter(|_| elsewhere) {
+            parts.extensions.insert(Caller(from));
+        }
+        let label = self.metrics.label(&info, !elsewhere);
         let head = parts.method == Method::HEAD;
         let trail = Trail { id: audit::id(&parts.headers), record: OnceLock::new(), from };
         let work = Box::pin(self.admit_and_work(parts, body, info, peer, &trail));

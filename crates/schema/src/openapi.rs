@@ -17,7 +17,7 @@ use crate::{
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 pub use foreign::Foreign;
-use orlop_api::Kind;
+use orlop_api::{Kind, kinds::component_status};
 use parking_lot::Mutex;
 use paths::{Answer, Body, DELETE_OPTIONS, GroupVersion, KindPaths, PATCH, PathItem, RESOURCES, STATUS};
 use schemas::Dialect;
@@ -60,6 +60,8 @@ struct Served {
     definition: String,
     /// The schema of a custom kind, its references being names.
     custom: Option<Value>,
+    /// Whether it is made when somebody asks, and never written.
+    read_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,11 +84,16 @@ pub struct OpenApi {
 impl OpenApi {
     /// For these kinds; `version` is the server's (`v1.36.0`). Cheap: nothing is built yet.
     pub fn new(kinds: &[Arc<Kind>], version: &str) -> Self {
-        let served = kinds.iter().map(|kind| Served {
+        let served = |kind: &Arc<Kind>, read_only| Served {
             kind: kind.clone(),
             definition: definition_name(kind),
             custom: None,
+            read_only,
+        };
+        let asked = Some(Arc::new(component_status::kind())).filter(|asked| {
+            kinds.iter().any(|kind| kind.group == asked.group && kind.version == asked.version)
         });
+        let served = kinds.iter().map(|k| served(k, false)).chain(asked.iter().map(|k| served(k, true)));
         Self {
             kinds: served.collect(),
             foreign: Vec::new(),
@@ -207,7 +214,8 @@ impl OpenApi {
         }
         for served in self.of(document) {
             let gv = GroupVersion::of(&served.kind);
-            let items = KindPaths::new(&served.kind, &served.definition, served.custom.is_none()).all();
+            let paths = KindPaths::new(&served.kind, &served.definition, served.custom.is_none());
+            let items = if served.read_only { paths.read_only() } else { paths.all() };
             for item in items.into_iter().chain([gv.discovery()]) {
                 out.insert(item.path.clone(), (item, gv.tag()));
             }

@@ -55,6 +55,7 @@ mod resource_slice;
 mod role;
 mod role_binding;
 mod runtime_class;
+pub mod scale;
 mod secret;
 pub mod service;
 mod service_account;

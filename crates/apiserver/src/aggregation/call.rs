@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -74,6 +74,17 @@ pub(super) fn introduce(who: &Identity, headers: &mut HeaderMap) {
         for value in values {
             add(&name, value);
         }
+    }
+}
+
+/// Says for whose connection a request is passed on, behind those for whom others did.
+pub(super) fn forwarded_for(address: IpAddr, headers: &mut HeaderMap) {
+    let name = HeaderName::from_static("x-forwarded-for");
+    let before: Vec<&str> = headers.get_all(&name).iter().filter_map(|v| v.to_str().ok()).collect();
+    let all = [before.join(", "), address.to_string()];
+    let text = all.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(name, value);
     }
 }
 
@@ -170,6 +181,15 @@ mod tests {
         assert_eq!((all("x-remote-user"), all("x-remote-uid")), (vec!["jane"], vec!["7"]));
         assert_eq!(all("x-remote-group"), ["a", "b"]);
         assert_eq!(all("x-remote-extra-example.com%2fscopes%25"), ["x", "y"]);
+    }
+
+    #[test]
+    fn every_hop_adds_whom_it_speaks_for() {
+        let mut headers = HeaderMap::new();
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            forwarded_for(address.parse().unwrap(), &mut headers);
+        }
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.1, 2001:db8::1");
     }
 
     #[test]

@@ -74,6 +74,12 @@ impl Aggregator {
         routes.get(&(group.to_string(), version.to_string())).cloned()
     }
 
+    /// The APIServices of other servers, with whether these can be used.
+    pub(crate) fn figures(&self) -> Vec<(String, bool)> {
+        let routes = self.routes.load();
+        routes.iter().map(|((g, v), route)| (format!("{v}.{g}"), route.available.is())).collect()
+    }
+
     /// What discovery says of them all, best first.
     pub(crate) fn published(&self) -> Vec<Published> {
         let mut all: Vec<Published> = self.routes.load().values().map(|r| r.published.clone()).collect();

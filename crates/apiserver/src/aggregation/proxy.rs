@@ -4,7 +4,8 @@
 use super::{Route, call};
 use crate::{
     ApiServer, Identity,
-    pipeline::Admitted,
+    pipeline::{Admitted, Caller},
+    request::RequestInfo,
     response::{self, Body, Response},
     streaming::upgrade,
 };
@@ -36,6 +37,12 @@ impl ApiServer {
             None => group_version(request.parts.uri.path())?,
         };
         self.aggregator.route(group, version)
+    }
+
+    /// Whether a request is for another server.
+    pub(crate) fn is_elsewhere(&self, info: &RequestInfo) -> bool {
+        let target = info.target.as_ref();
+        target.is_some_and(|target| self.aggregator.route(&target.group, &target.version).is_some())
     }
 
     /// Hands a request to the server that it is for.
@@ -94,6 +101,9 @@ fn translate(
         asked.headers_mut().append(name, value.clone());
     }
     call::introduce(who, asked.headers_mut());
+    if let Some(Caller(address)) = parts.extensions.get::<Caller>() {
+        call::forwarded_for(*address, asked.headers_mut());
+    }
     Ok(asked)
 }
 

@@ -265,6 +265,18 @@ impl<'a> KindPaths<'a> {
         out
     }
 
+    /// Those of a cluster's kind that is only read.
+    pub(super) fn read_only(&self) -> Vec<PathItem> {
+        let collection = format!("/{}/{}", self.gv.path(), self.kind.plural);
+        let list = Operation { answer: Answer::Object(format!("{}List", self.definition)), ..self.list("") };
+        let mut object = self.object("", &self.own());
+        object.retain(|operation| operation.method == "get");
+        vec![
+            self.item(&collection, false, vec![list]),
+            self.item(&format!("{collection}/{{name}}"), true, object),
+        ]
+    }
+
     /// The subresources that only this kind has.
     fn special(&self, one: &str) -> Vec<PathItem> {
         let part = |name: &str| {

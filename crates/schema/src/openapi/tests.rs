@@ -322,3 +322,16 @@ fn what_other_servers_say_stands_beside_ours_in_v2() {
     let v3 = |openapi: &OpenApi| read(&openapi.v3("api/v1").unwrap());
     assert_eq!(v3(&alone), v3(&both));
 }
+
+#[test]
+fn what_is_only_read_has_no_path_to_be_written() {
+    let document = read(&all().v3("api/v1").unwrap());
+    let methods = |path: &str| {
+        let item = document["paths"][path].as_object().unwrap();
+        item.keys().filter(|key| *key != "parameters").cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(methods("/api/v1/componentstatuses"), ["get"]);
+    assert_eq!(methods("/api/v1/componentstatuses/{name}"), ["get"]);
+    let kind = &document["components"]["schemas"]["io.k8s.api.core.v1.ComponentStatus"];
+    assert_eq!(kind["x-kubernetes-group-version-kind"][0]["kind"], "ComponentStatus");
+}
