@@ -26,6 +26,13 @@ fn qualified(group: &str, resource: &str) -> String {
     if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") }
 }
 
+/// Takes out the texts that say nothing.
+fn without_empty(value: &mut Value) {
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|_, inner| inner.as_str() != Some(""));
+    }
+}
+
 impl Status {
     /// A status without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
@@ -166,18 +173,45 @@ impl Status {
         Self::new(504, "Timeout", format!("Timeout: {}", message.into()))
     }
 
-    /// The object as it goes over the wire.
+    /// The object as it goes over the wire. What is empty is not said.
     pub fn to_json(&self) -> Value {
         let mut v = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
+        without_empty(&mut v);
         if let Some(details) = &self.details {
-            v["details"] = details.clone();
+            let mut details = details.clone();
+            without_empty(&mut details);
+            if let Some(causes) = details.get_mut("causes").and_then(Value::as_array_mut) {
+                causes.iter_mut().for_each(without_empty);
+            }
+            v["details"] = details;
         }
         if let Some(token) = &self.continue_token {
             v["metadata"]["continue"] = json!(token);
         }
         v
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+
+    #[test]
+    fn what_is_empty_is_not_said() {
+        let pods = kinds::find("", "v1", "pods").expect("pods");
+        assert_eq!(
+            Status::not_found(&pods, "web").to_json()["details"],
+            json!({"name": "web", "kind": "pods"})
+        );
+        let apps = kinds::find("apps", "v1", "deployments").expect("deployments");
+        let wrong = Status::invalid(&apps, "", &[FieldError::required("metadata.name", "")]).to_json();
+        let details = wrong["details"].as_object().expect("details");
+        assert!(!details.contains_key("name") && details["group"] == "apps", "{wrong}");
+        assert_eq!(Status::no_such_resource().to_json()["details"], json!({}));
+        assert!(Status::new(500, "", "why").to_json().get("reason").is_none());
     }
 }

@@ -190,22 +190,26 @@ pub(crate) fn tls(trust: Trust<'_>, credential: Option<&Credential>) -> Result<C
     Ok(config)
 }
 
-/// Connects to the first address that answers.
-pub(crate) async fn dial(place: &Place, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
-    let mut stream = Err("no address".to_string());
+/// Connects to the first address that answers; tells which.
+pub(crate) async fn dial(
+    place: &Place,
+    config: Arc<ClientConfig>,
+) -> Result<(TlsStream<TcpStream>, String), String> {
+    let mut connected = Err("no address".to_string());
     for address in &place.addresses {
-        stream = TcpStream::connect(address).await.map_err(|e| format!("dial tcp {address}: {e}"));
-        if stream.is_ok() {
+        connected = match TcpStream::connect(address).await {
+            Ok(stream) => Ok((stream, address.clone())),
+            Err(error) => Err(format!("dial tcp {address}: {error}")),
+        };
+        if connected.is_ok() {
             break;
         }
     }
-    let stream = stream?;
+    let (stream, address) = connected?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
     let name = ServerName::try_from(place.server_name.clone()).map_err(|e| e.to_string())?;
-    TlsConnector::from(config)
-        .connect(name, stream)
-        .await
-        .map_err(|e| format!("tls: failed to verify certificate: {e}"))
+    let stream = TlsConnector::from(config).connect(name, stream).await;
+    Ok((stream.map_err(|e| format!("tls: failed to verify certificate: {e}"))?, address))
 }
 
 #[cfg(test)]

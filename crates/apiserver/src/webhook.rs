@@ -82,7 +82,7 @@ async fn exchange(
     patience: Patience,
     review: &Value,
 ) -> Result<Value, String> {
-    let stream = remote::dial(place, Arc::new(config)).await?;
+    let (stream, _) = remote::dial(place, Arc::new(config)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
     let request = Request::post(path)

@@ -4,7 +4,7 @@
 use super::Route;
 use crate::{Identity, registry::Registry, remote};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -88,6 +88,11 @@ pub(super) fn forwarded_for(address: IpAddr, headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a request may be made twice without harm.
+fn is_repeatable(request: &http::Request<Full<Bytes>>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
 /// Sends a request, whose URI is a path, to one of the endpoints behind a route.
 pub(super) async fn send(
     registry: &Registry,
@@ -95,8 +100,29 @@ pub(super) async fn send(
     tls: Arc<ClientConfig>,
     mut request: http::Request<Full<Bytes>>,
 ) -> Result<http::Response<Incoming>, String> {
-    let place = remote::service(registry, &route.namespace, &route.service, route.port)?;
-    let stream = tokio::time::timeout(CONNECT, remote::dial(&place, tls))
+    let mut place = remote::service(registry, &route.namespace, &route.service, route.port)?;
+    if let Ok(host) = HeaderValue::from_str(&place.authority) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let turns_over = request.headers().contains_key(header::UPGRADE);
+    while !turns_over && let Some((address, mut sender)) = route.connections.take(&place.addresses) {
+        let again = is_repeatable(&request).then(|| request.clone());
+        match sender.try_send_request(request).await {
+            Ok(answer) => {
+                route.connections.keep(address, sender);
+                return Ok(answer);
+            }
+            // The other end closed the connection while nobody used it.
+            Err(mut error) => match error.take_message().or(again) {
+                Some(unanswered) => request = unanswered,
+                None => return Err(error.into_error().to_string()),
+            },
+        }
+    }
+    // Requests are spread over the endpoints.
+    let count = place.addresses.len().max(1);
+    place.addresses.rotate_left(rand::random::<u32>() as usize % count);
+    let (stream, address) = tokio::time::timeout(CONNECT, remote::dial(&place, tls))
         .await
         .map_err(|_| format!("dial tcp {}: i/o timeout", place.addresses.join(", ")))??;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
@@ -105,10 +131,11 @@ pub(super) async fn send(
             tracing::debug!(%error, "a connection to an aggregated server ended");
         }
     });
-    if let Ok(host) = HeaderValue::from_str(&place.authority) {
-        request.headers_mut().insert(header::HOST, host);
+    let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    if !turns_over {
+        route.connections.keep(address, sender);
     }
-    sender.send_request(request).await.map_err(|e| e.to_string())
+    Ok(answer)
 }
 
 /// The aggregator itself, as other servers see it.

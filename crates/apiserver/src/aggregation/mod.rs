@@ -5,6 +5,7 @@
 
 mod availability;
 mod call;
+mod connections;
 mod proxy;
 mod published;
 mod registration;
@@ -17,6 +18,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use availability::Available;
+use connections::Connections;
 use orlop_api::object::{flag, int, text};
 use orlop_pki::Credential;
 use orlop_schema::openapi::Foreign;
@@ -45,6 +47,7 @@ pub(crate) struct Route {
     service: String,
     port: i64,
     tls: Result<Arc<ClientConfig>, String>,
+    connections: Arc<Connections>,
     available: Available,
     published: Published,
 }
@@ -113,6 +116,7 @@ impl Route {
             service: text(spec, "/service/name").into(),
             port: int(spec, "/service/port").unwrap_or(443),
             tls: remote::tls(trust, credential).map(Arc::new),
+            connections: Arc::default(),
             published: Published {
                 group: text(spec, "/group").into(),
                 version: text(spec, "/version").into(),

@@ -15,7 +15,11 @@ use kube::{Api, api::DynamicObject, discovery::Discovery};
 use orlop_apiserver::{ApiServer, FrontProxy, Identity};
 use orlop_pki::{Authority, CertificateRequest, Credential, Usage, tls};
 use serde_json::{Value, json};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -33,6 +37,7 @@ struct Pair {
     port: u16,
     bundle: String,
     serving: tokio::task::JoinHandle<()>,
+    accepted: Accepted,
 }
 
 fn json_body(value: &Value) -> BoxBody<Bytes, Infallible> {
@@ -108,8 +113,15 @@ async fn flunders(mut asked: http::Request<Incoming>) -> http::Response<BoxBody<
     }
 }
 
+/// The connections to the other server, as it has accepted them.
+type Accepted = Arc<Mutex<Vec<tokio::task::AbortHandle>>>;
+
 /// Serves flunders to who shows a certificate of the front proxy; the port.
-async fn extension(certificate: &Credential, clients: &str) -> (u16, tokio::task::JoinHandle<()>) {
+async fn extension(
+    certificate: &Credential,
+    clients: &str,
+    accepted: Accepted,
+) -> (u16, tokio::task::JoinHandle<()>) {
     let config = tls::server_config(certificate, clients, true, &["http/1.1"]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -117,7 +129,7 @@ async fn extension(certificate: &Credential, clients: &str) -> (u16, tokio::task
         let acceptor = TlsAcceptor::from(config);
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
-            tokio::spawn(async move {
+            let connection = tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = service_fn(|asked| async { Ok::<_, Infallible>(flunders(asked).await) });
                 let _ = hyper::server::conn::http1::Builder::new()
@@ -125,6 +137,7 @@ async fn extension(certificate: &Credential, clients: &str) -> (u16, tokio::task
                     .with_upgrades()
                     .await;
             });
+            accepted.lock().unwrap().push(connection.abort_handle());
         }
     });
     (port, serving)
@@ -141,12 +154,13 @@ impl Pair {
             ..request("flunders", None, Usage::Both)
         };
         let certificate = own.issue(&wanted, now()).unwrap();
-        let (port, serving) = extension(&certificate, front.certificate()).await;
+        let accepted = Accepted::default();
+        let (port, serving) = extension(&certificate, front.certificate(), accepted.clone()).await;
         let proxy = FrontProxy { authority: front.certificate().into(), credential };
         let server = server_with(|c| c.front_proxy = Some(proxy)).await;
         let service = json!({"metadata": {"name": "judge"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
         assert_eq!(ask(&server, "POST", "/api/v1/namespaces/default/services", service).await.0, 201);
-        Self { server, port, bundle: STANDARD.encode(own.certificate()), serving }
+        Self { server, port, bundle: STANDARD.encode(own.certificate()), serving, accepted }
     }
 
     fn api_service(&self, change: impl FnOnce(&mut Value)) -> Value {
@@ -364,6 +378,30 @@ async fn a_server_that_does_not_answer_holds_up_no_other() {
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     let (code, _) = ask(&pair.server, "GET", "/apis/mute.example.com/v1/things", Value::Null).await;
     assert_eq!(code, 503);
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_until_it_ends() {
+    let pair = Pair::new().await;
+    pair.register(pair.api_service(|_| {})).await;
+    pair.available("Passed").await;
+    let get = async || ask(&pair.server, "GET", FLUNDERS, Value::Null).await.0;
+    let accepted = || pair.accepted.lock().unwrap().len();
+    let before = accepted();
+    for _ in 0..20 {
+        assert_eq!(get().await, 200);
+        // What has been answered is put back beside the next request.
+        tokio::task::yield_now().await;
+    }
+    assert!(accepted() - before <= 2, "{} connections for 20 requests", accepted() - before);
+
+    // The other server closes them: the next request is none the worse for it, also one that may not be made twice.
+    for method in ["GET", "POST"] {
+        pair.accepted.lock().unwrap().iter().for_each(tokio::task::AbortHandle::abort);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (code, told) = ask(&pair.server, method, FLUNDERS, json!({"metadata": {"name": "f"}})).await;
+        assert!(code < 300, "{method}: {code} {told}");
+    }
 }
 
 #[tokio::test]
