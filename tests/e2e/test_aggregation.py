@@ -118,7 +118,8 @@ def test_an_extension_server_is_told_who_asks_and_asks_whether_they_may(cluster,
     assert asked["user"] == {"username": "jane", "groups": ["people", "system:authenticated"], "uid": "7",
                              "extra": {"example.com/scopes": ["some"]}}
     assert not any(key.lower().startswith(("impersonate-", "authorization")) for key in asked["headers"])
-    assert asked["headers"]["x-forwarded-for"] == "127.0.0.1"
+    told = {key.lower(): value for key, value in asked["headers"].items()}
+    assert (told["x-forwarded-for"], told["audit-id"]) == ("127.0.0.1", answer.headers["Audit-Id"])
 
     # Who may not is stopped here already; without the proxy's certificate nobody is believed, and a token says who asks.
     before = len(extension.seen)

@@ -210,7 +210,8 @@ def test_kinds_are_explained_and_all_of_them_described(cluster):
     # This kubectl reads ServiceCIDRs in a version of its own.
     described = cluster.run("describe", ",".join(sorted(listed - {"servicecidrs.networking.k8s.io"})), "-A", check=False)
     # What other tests made may go between its listing and its description.
-    assert [line for line in described.stderr.splitlines() if "(NotFound)" not in line] == []
+    assert [line for line in described.stderr.splitlines() if "(NotFound)" not in line] == [
+        "Warning: v1 ComponentStatus is deprecated in v1.19+"]
 
 
 def test_a_dump_of_the_cluster_has_its_pods_and_their_logs(ns, tmp_path):

@@ -45,9 +45,14 @@ impl Held {
     }
 }
 
-/// Among the extensions of a request for another server: the other end of its connection.
-#[derive(Clone, Copy)]
-pub(crate) struct Caller(pub IpAddr);
+/// Among the extensions of a request for another server: what that one is told besides who asks.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    /// The other end of the connection.
+    pub from: Option<IpAddr>,
+    /// The name of the request.
+    pub id: Arc<str>,
+}
 
 /// How a request is followed on its way: by its name, and where it is noted.
 struct Trail {
@@ -138,12 +143,12 @@ impl ApiServer {
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
         let long = is_long(&info);
         let elsewhere = self.is_elsewhere(&info);
-        if let Some(from) = from.filter(|_| elsewhere) {
-            parts.extensions.insert(Caller(from));
-        }
         let label = self.metrics.label(&info, !elsewhere);
         let head = parts.method == Method::HEAD;
         let trail = Trail { id: audit::id(&parts.headers), record: OnceLock::new(), from };
+        if elsewhere {
+            parts.extensions.insert(Caller { from, id: trail.id.clone() });
+        }
         let work = Box::pin(self.admit_and_work(parts, body, info, peer, &trail));
         let guarded = AssertUnwindSafe(work).catch_unwind();
         let (outcome, notes) = notes::collect(async {

@@ -3,7 +3,7 @@
 
 use super::{Route, call};
 use crate::{
-    ApiServer, Identity,
+    ApiServer, Identity, audit,
     pipeline::{Admitted, Caller},
     request::RequestInfo,
     response::{self, Body, Response},
@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{StatusCode, header, request::Parts};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full};
 use hyper::upgrade::OnUpgrade;
 use orlop_api::Status;
@@ -101,8 +101,13 @@ fn translate(
         asked.headers_mut().append(name, value.clone());
     }
     call::introduce(who, asked.headers_mut());
-    if let Some(Caller(address)) = parts.extensions.get::<Caller>() {
-        call::forwarded_for(*address, asked.headers_mut());
+    if let Some(Caller { from, id }) = parts.extensions.get() {
+        if let Some(address) = from {
+            call::forwarded_for(*address, asked.headers_mut());
+        }
+        if let Ok(id) = HeaderValue::from_str(id) {
+            asked.headers_mut().insert(audit::ID, id);
+        }
     }
     Ok(asked)
 }

@@ -30,7 +30,7 @@ use webhook::Outbox;
 pub use webhook::{Batches, Receiver, Undelivered, Webhook};
 
 /// The header that tells by which name a request is noted.
-const ID: &str = "audit-id";
+pub(crate) const ID: &str = "audit-id";
 /// Longer names of requests are cut off.
 const LONGEST_ID: usize = 64;
 const LONGEST_AGENT: usize = 1024;

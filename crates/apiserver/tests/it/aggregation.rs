@@ -14,12 +14,9 @@ use hyper_util::rt::TokioIo;
 use kube::{Api, api::DynamicObject, discovery::Discovery};
 use orlop_apiserver::{ApiServer, FrontProxy, Identity};
 use orlop_pki::{Authority, CertificateRequest, Credential, Usage, tls};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -137,7 +134,7 @@ async fn extension(
                     .with_upgrades()
                     .await;
             });
-            accepted.lock().unwrap().push(connection.abort_handle());
+            accepted.lock().push(connection.abort_handle());
         }
     });
     (port, serving)
@@ -386,7 +383,7 @@ async fn a_connection_serves_many_requests_until_it_ends() {
     pair.register(pair.api_service(|_| {})).await;
     pair.available("Passed").await;
     let get = async || ask(&pair.server, "GET", FLUNDERS, Value::Null).await.0;
-    let accepted = || pair.accepted.lock().unwrap().len();
+    let accepted = || pair.accepted.lock().len();
     let before = accepted();
     for _ in 0..20 {
         assert_eq!(get().await, 200);
@@ -397,7 +394,7 @@ async fn a_connection_serves_many_requests_until_it_ends() {
 
     // The other server closes them: the next request is none the worse for it, also one that may not be made twice.
     for method in ["GET", "POST"] {
-        pair.accepted.lock().unwrap().iter().for_each(tokio::task::AbortHandle::abort);
+        pair.accepted.lock().iter().for_each(tokio::task::AbortHandle::abort);
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (code, told) = ask(&pair.server, method, FLUNDERS, json!({"metadata": {"name": "f"}})).await;
         assert!(code < 300, "{method}: {code} {told}");
