@@ -159,7 +159,10 @@ def test_deleting_a_namespace_deletes_everything_in_it(cluster):
 def test_a_pod_that_fits_nowhere_says_why(ns):
     ns.apply(pod("big", "sleep", "1", resources={"requests": {"cpu": "1000"}}))
     event = eventually(lambda: [e for e in ns.events("big") if e["reason"] == "FailedScheduling"])[0]
-    assert event["message"] == "0/1 nodes are available: 1 Insufficient cpu."
+    assert event["message"] == (
+        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: "
+        "1 Preemption is not helpful for scheduling."
+    )
     assert ns.get("pod", "big")["status"]["conditions"][0]["reason"] == "Unschedulable"
 
 

@@ -1,62 +1,64 @@
-//! The loop around the core: pods without a node come in from the watch, decisions are made on one snapshot, bindings go out. A
-//! pod that fits nowhere waits until something changes that could help it, then tries again with back-off.
+//! The loop around the core: pods without a node come in from the watch, many are decided on in one pass over the snapshot, bindings
+//! go out side by side. A pod that fits nowhere waits until something happens that could help it, then tries again with back-off.
 
 use crate::{
-    core::{Decision, decide},
-    line::{FIRST_BACKOFF, Line},
-    snapshot::{PodInfo, Snapshot},
+    acts::{self, BindError, Nomination},
+    config::Configuration,
+    decision::{Decision, Diagnosis},
+    feed::{Change, Feed},
+    hints::{Happening, parts},
+    preemption::{self, Budget},
+    queue::{Pending, Queue},
+    shape::spec_of,
+    snapshot::Snapshot,
+    volumes::{Preparation, Volumes},
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Client, ResourceExt};
+use orlop_client::{Clock, EventType, Key, Recorder};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
-};
-use orlop_client::{Clock, EventType, Informer, Recorder};
-use serde_json::json;
-use std::{collections::HashSet, sync::Arc};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
-/// The scheduler that pods name by default.
-const NAME: &str = "default-scheduler";
 /// Bindings under way at once.
-const BINDINGS: usize = 64;
-enum Change {
-    Pod(Option<Arc<Pod>>, Option<Arc<Pod>>),
-    Node(Option<Arc<Node>>, Option<Arc<Node>>),
+const BINDINGS: usize = 256;
+/// Decisions made before the loop looks at what happened meanwhile.
+const BATCH: usize = 512;
+
+/// Runs the scheduler with kube-scheduler's defaults until dropped.
+pub async fn run(client: Client, clock: Clock) {
+    run_with(client, clock, Configuration::default()).await;
 }
 
 /// Runs the scheduler until dropped.
-pub async fn run(client: Client, clock: Clock) {
-    let (send, mut changes) = mpsc::unbounded_channel();
-    let (pods, nodes) = (Arc::<Informer<Pod>>::default(), Arc::<Informer<Node>>::default());
-    let on_pod = send.clone();
-    pods.on_change(move |old, new| {
-        let _ = on_pod.send(Change::Pod(old.cloned(), new.cloned()));
-    });
-    nodes.on_change(move |old, new| {
-        let _ = send.send(Change::Node(old.cloned(), new.cloned()));
+pub async fn run_with(client: Client, clock: Clock, configuration: Configuration) {
+    let (feed, mut changes) = Feed::new();
+    let seed = clock().as_nanosecond() as u64;
+    let recorders = configuration.profiles.iter().map(|p| {
+        // Events name their source by a word that lives as long as the process; profiles do too.
+        let name: &'static str = Box::leak(p.name.clone().into_boxed_str());
+        Recorder::new(client.clone(), name, None, clock.clone())
     });
     let mut scheduler = Scheduler {
-        recorder: Recorder::new(client.clone(), NAME, None, clock.clone()),
+        recorders: recorders.collect(),
         client: client.clone(),
         clock,
-        snapshot: Snapshot::default(),
-        pods: pods.clone(),
-        line: Line::default(),
-        binding: HashSet::new(),
-        turn: 0,
+        snapshot: Snapshot::new(configuration.profiles, seed),
+        volumes: Volumes::default(),
+        budgets: BTreeMap::new(),
+        queue: Queue::new(configuration.backoff),
+        assumed: HashMap::new(),
+        happenings: Vec::new(),
+        feed: &feed,
     };
     let work = async {
-        nodes.synced().await;
-        pods.synced().await;
+        feed.synced().await;
         let mut bindings: FuturesUnordered<BoxFuture<'static, Bound>> = FuturesUnordered::new();
         loop {
-            let due = scheduler.line.next_due();
+            let due = scheduler.queue.next_due();
             let turn = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -66,61 +68,45 @@ pub async fn run(client: Client, clock: Clock) {
             tokio::select! {
                 biased;
                 Some(change) = changes.recv() => scheduler.take_in(change),
-                Some(binding) = bindings.next() => {
-                    let (pod, node, outcome) = binding;
-                    scheduler.bound(&pod, &node, outcome);
-                }
+                Some((uid, outcome)) = bindings.next() => scheduler.bound(&uid, outcome),
                 () = turn, if bindings.len() < BINDINGS => {}
             }
             // All that has arrived by now is one batch on one snapshot.
             while let Ok(change) = changes.try_recv() {
                 scheduler.take_in(change);
             }
-            for (pod, node) in scheduler.place(BINDINGS - bindings.len()) {
-                bindings.push(Box::pin(bind(scheduler.client.clone(), pod, node)));
-            }
+            scheduler.wake();
+            bindings.extend(scheduler.place(BINDINGS - bindings.len()));
+            tokio::task::yield_now().await;
         }
     };
-    tokio::join!(pods.clone().run(Api::all(client.clone())), nodes.clone().run(Api::all(client)), work);
+    tokio::join!(feed.run(client), Box::pin(work));
 }
 
-/// A pod, the node decided on, and whether the binding was accepted.
-type Bound = (Arc<Pod>, String, Result<(), kube::Error>);
+/// A pod's uid, and whether its binding was accepted.
+type Bound = (String, Result<(), BindError>);
 
-/// Binds a pod: the decision becomes true with this one write.
-async fn bind(client: Client, pod: Arc<Pod>, node: String) -> Bound {
-    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
-    let binding = Binding {
-        metadata: ObjectMeta {
-            name: Some(name.clone()),
-            namespace: Some(namespace.clone()),
-            uid: pod.uid(),
-            ..ObjectMeta::default()
-        },
-        target: ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Node".into()),
-            name: Some(node.clone()),
-            ..ObjectReference::default()
-        },
-    };
-    let api = Api::<Pod>::namespaced(client, &namespace);
-    let params = PostParams::default();
-    let outcome =
-        api.create_subresource::<Binding, serde_json::Value>("binding", &name, &params, &binding).await;
-    (pod, node, outcome.map(|_| ()))
+/// A pod whose binding is under way: decided, and counted on its node.
+struct Assumed {
+    pod: Arc<Pod>,
+    node: String,
+    profile: usize,
+    preparations: Vec<Preparation>,
 }
 
-struct Scheduler {
+struct Scheduler<'a> {
     client: Client,
-    recorder: Recorder,
+    /// One of each profile.
+    recorders: Vec<Recorder>,
     clock: Clock,
     snapshot: Snapshot,
-    pods: Arc<Informer<Pod>>,
-    line: Line,
-    /// Pods whose binding is under way: decided, and counted on their node.
-    binding: HashSet<String>,
-    turn: usize,
+    volumes: Volumes,
+    budgets: BTreeMap<Key, Budget>,
+    queue: Queue,
+    assumed: HashMap<String, Assumed>,
+    /// What happened since pods were last woken.
+    happenings: Vec<Happening>,
+    feed: &'a Feed,
 }
 
 fn is_finished(pod: &Pod) -> bool {
@@ -128,155 +114,314 @@ fn is_finished(pod: &Pod) -> bool {
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    spec_of(pod).node_name.as_deref().filter(|n| !n.is_empty())
 }
 
-/// Whether a pod waits for this scheduler.
-fn is_ours(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
+/// Whether a pod waits for a node, and nothing is in the way of looking for one.
+fn waits(pod: &Pod) -> bool {
     node_of(pod).is_none()
         && !is_finished(pod)
         && pod.metadata.deletion_timestamp.is_none()
-        && spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME
-        && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+        && spec_of(pod).scheduling_gates.as_ref().is_none_or(Vec::is_empty)
 }
 
-impl Scheduler {
+impl Scheduler<'_> {
+    fn is_ours(&self, pod: &Pod) -> bool {
+        waits(pod) && self.snapshot.profile_of(pod).is_some()
+    }
+
+    fn happened(&mut self, what: Happening) {
+        if self.queue.anybody_waits() {
+            self.happenings.push(what);
+        }
+    }
+
+    fn wake(&mut self) {
+        if !self.happenings.is_empty() {
+            self.queue.wake(&self.happenings, Instant::now());
+            self.happenings.clear();
+        }
+    }
+
     fn take_in(&mut self, change: Change) {
         match change {
-            Change::Node(old, Some(node)) => {
-                self.snapshot.set_node(&node);
-                if old.is_none_or(|old| may_help(&old, &node)) {
-                    self.line.wake(Instant::now());
-                }
-            }
+            Change::Node(old, Some(node)) => self.take_in_node(old, node),
             Change::Node(old, None) => {
                 if let Some(node) = old {
                     self.snapshot.remove_node(&node.name_any());
                 }
             }
-            Change::Pod(old, new) => {
-                let Some(uid) = new.as_ref().or(old.as_ref()).and_then(|p| p.uid()) else { return };
-                match new {
-                    Some(pod) if is_ours(&pod) => {
-                        if !self.binding.contains(&uid) {
-                            self.line.add(pod);
-                        }
+            Change::Pod(old, new) => self.take_in_pod(old, new),
+            Change::Namespace(name, namespace) => {
+                self.snapshot.set_namespace(&name, namespace.as_deref());
+                self.happened(Happening::Namespaces);
+            }
+            Change::Service(key, selector) => {
+                self.snapshot.workloads.set_service(&key.namespace, &key.name, selector);
+            }
+            Change::Controller(kind, key, selector) => {
+                self.snapshot.workloads.set_controller(kind, &key.namespace, &key.name, selector);
+            }
+            Change::Claim(key, claim) => {
+                self.volumes.set_claim((key.namespace, key.name), claim);
+                self.happened(Happening::Storage);
+            }
+            Change::Volume(name, volume) => {
+                self.volumes.set_volume(&name, volume);
+                self.happened(Happening::Storage);
+            }
+            Change::Class(name, class) => {
+                self.volumes.set_class(&name, class);
+                self.happened(Happening::Storage);
+            }
+            Change::Budget(key, budget) => {
+                match budget.and_then(|b| Budget::of(&b)) {
+                    Some(budget) => self.budgets.insert(key, budget),
+                    None => self.budgets.remove(&key),
+                };
+            }
+        }
+    }
+
+    fn take_in_node(&mut self, old: Option<Arc<Node>>, node: Arc<Node>) {
+        let matters = old.as_ref().is_none_or(|old| {
+            let images = |n: &Node| n.status.as_ref().and_then(|s| s.images.clone());
+            parts(old, &node) != Default::default() || images(old) != images(&node)
+        });
+        if !matters {
+            return;
+        }
+        self.snapshot.set_node(&node);
+        self.happened(match old {
+            Some(old) => Happening::NodeChanged(old, node),
+            None => Happening::NodeAdded(node),
+        });
+    }
+
+    fn take_in_pod(&mut self, old: Option<Arc<Pod>>, new: Option<Arc<Pod>>) {
+        let Some(uid) = new.as_ref().or(old.as_ref()).and_then(|p| p.uid()) else { return };
+        match new {
+            Some(pod) if self.is_ours(&pod) => {
+                if !self.assumed.contains_key(&uid) {
+                    let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.clone());
+                    let told = old.as_ref().and_then(|p| p.status.as_ref()).map(|s| &s.nominated_node_name);
+                    if old.is_none() || told != Some(&nominated) {
+                        self.snapshot.nominate(&pod, nominated.as_deref().filter(|n| !n.is_empty()));
                     }
-                    Some(pod) if !is_finished(&pod) => {
-                        self.line.take(&uid);
-                        if let Some(node) = node_of(&pod) {
-                            let node = node.to_string();
-                            self.snapshot.place(&node, PodInfo::new(pod));
-                        }
+                    self.queue.add(pod);
+                }
+            }
+            Some(pod) if !is_finished(&pod) && node_of(&pod).is_some() => {
+                self.queue.take(&uid);
+                self.snapshot.nominate(&pod, None);
+                let node = node_of(&pod).unwrap_or_default().to_string();
+                let known = self.snapshot.placed(&uid).map(|p| p.pod.clone());
+                self.snapshot.place(&node, &pod);
+                self.volumes.set_user(&pod, true);
+                let labels = |p: &Pod| p.metadata.labels.clone();
+                match known {
+                    Some(known) if spec_of(&known).containers != spec_of(&pod).containers => {
+                        self.happened(Happening::PodLeft(known));
                     }
-                    _ => {
-                        self.line.take(&uid);
-                        if self.snapshot.remove_pod(&uid) {
-                            self.line.wake(Instant::now());
-                        }
+                    Some(known) if labels(&known) == labels(&pod) => {}
+                    _ => self.happened(Happening::PodPlaced(pod)),
+                }
+            }
+            new => {
+                self.queue.take(&uid);
+                let gone = new.or(old);
+                if let Some(pod) = gone {
+                    self.snapshot.nominate(&pod, None);
+                    self.volumes.set_user(&pod, false);
+                    if !self.assumed.contains_key(&uid) && self.snapshot.remove_pod(&uid) {
+                        self.happened(Happening::PodLeft(pod));
                     }
                 }
             }
         }
     }
 
-    /// Decides for all pods that are due, at most `room` of them placed; the placed ones are counted on their node at once.
-    fn place(&mut self, room: usize) -> Vec<(Arc<Pod>, String)> {
+    /// Decides for pods that are due, at most `room` of them placed; the placed ones are counted on their node at once.
+    fn place(&mut self, room: usize) -> Vec<BoxFuture<'static, Bound>> {
         let now = Instant::now();
         let mut placed = Vec::new();
-        while placed.len() < room {
-            let Some(mut waiting) = self.line.next(now) else { break };
-            self.turn = self.turn.wrapping_add(1);
-            match decide(&waiting.pod, &self.snapshot, self.turn) {
-                Decision::Node(node) => {
-                    self.binding.insert(waiting.pod.pod.uid().unwrap_or_default());
-                    placed.push((waiting.pod.pod.clone(), node.clone()));
-                    self.snapshot.place(&node, waiting.pod);
-                }
-                Decision::Unschedulable { message, .. } => {
-                    if waiting.message != message {
-                        waiting.message.clone_from(&message);
-                        let pod = waiting.pod.pod.clone();
-                        self.recorder.event(&*pod, EventType::Warning, "FailedScheduling", message.clone());
-                        tokio::spawn(say_unschedulable(self.client.clone(), pod, message, (self.clock)()));
-                    }
-                    self.line.wait(waiting, now);
+        for _ in 0..BATCH {
+            if placed.len() >= room {
+                break;
+            }
+            let Some(waiting) = self.queue.next(now) else { break };
+            let pod = waiting.pod.clone();
+            let Some(profile) = self.snapshot.profile_of(&pod) else { continue };
+            let rules = self.snapshot.profile(profile).clone();
+            let vetoes = self.volumes.vetoes(&pod, &self.snapshot, &rules);
+            match self.snapshot.decide(&pod, profile, vetoes.clone()) {
+                Decision::Node { name, .. } => placed.push(self.assume(pod, name, profile)),
+                Decision::Unschedulable(mut diagnosis) => {
+                    let nomination = self.preempt(&pod, profile, vetoes, &mut diagnosis);
+                    self.refuse(waiting, profile, &diagnosis, nomination, now);
                 }
             }
         }
         placed
     }
 
-    fn bound(&mut self, pod: &Pod, node: &str, outcome: Result<(), kube::Error>) {
+    fn assume(&mut self, pod: Arc<Pod>, node: String, profile: usize) -> BoxFuture<'static, Bound> {
         let uid = pod.uid().unwrap_or_default();
-        self.binding.remove(&uid);
+        let id = self.snapshot.nodes().find(&node);
+        let object = id.and_then(|id| self.snapshot.nodes().object(id).cloned());
+        let preparations = object.map(|n| self.volumes.reserve(&pod, &n)).unwrap_or_default();
+        self.snapshot.place(&node, &pod);
+        self.volumes.set_user(&pod, true);
+        let patience = self.snapshot.profile(profile).bind_timeout;
+        let assumed =
+            Assumed { pod: pod.clone(), node: node.clone(), profile, preparations: preparations.clone() };
+        self.assumed.insert(uid.clone(), assumed);
+        let claims = (self.feed.claims.clone(), self.feed.claims_changed.clone());
+        let client = self.client.clone();
+        let act = acts::bind(client, pod, node, preparations, claims, patience);
+        Box::pin(async move { (uid, act.await) })
+    }
+
+    /// Sends pods of lower priority away if that helps; says what becomes of the pod's nomination.
+    fn preempt(
+        &mut self,
+        pod: &Arc<Pod>,
+        profile: usize,
+        vetoes: crate::decision::Vetoes,
+        diagnosis: &mut Diagnosis,
+    ) -> Nomination {
+        if !preemption::is_on(&self.snapshot, profile) || diagnosis.nodes == 0 {
+            return Nomination::Stays;
+        }
+        let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+        let nominated = nominated.is_some_and(|n| !n.is_empty());
+        let budgets: Vec<Budget> = self.budgets.values().cloned().collect();
+        let victims = match self.snapshot.preempt(pod, profile, vetoes, &budgets) {
+            Ok(victims) => victims,
+            Err(words) => {
+                let eligible = !words.starts_with("not eligible");
+                diagnosis.after = format!("preemption: {words}");
+                if eligible {
+                    self.snapshot.nominate(pod, None);
+                }
+                return if eligible && nominated { Nomination::Clear } else { Nomination::Stays };
+            }
+        };
+        let node = victims.node;
+        let priority = crate::shape::priority_of(pod);
+        if let Some(id) = self.snapshot.nodes().find(&node) {
+            for lower in self.snapshot.nominated_below(id, priority) {
+                self.snapshot.nominate(&lower, None);
+                tokio::spawn(acts::clear_nomination(self.client.clone(), lower));
+            }
+        }
+        self.snapshot.nominate(pod, Some(&node));
+        for victim in victims.pods {
+            tokio::spawn(acts::evict(
+                self.client.clone(),
+                self.recorders[profile].clone(),
+                victim,
+                pod.clone(),
+                node.clone(),
+                (self.clock)(),
+            ));
+        }
+        Nomination::Set(node)
+    }
+
+    fn refuse(
+        &mut self,
+        mut waiting: Pending,
+        profile: usize,
+        diagnosis: &Diagnosis,
+        nomination: Nomination,
+        now: Instant,
+    ) {
+        let message = diagnosis.to_string();
+        if waiting.message != message || nomination != Nomination::Stays {
+            waiting.message.clone_from(&message);
+            let (pod, reason) = (waiting.pod.clone(), "Unschedulable");
+            self.recorders[profile].event(&*pod, EventType::Warning, "FailedScheduling", message.clone());
+            let client = self.client.clone();
+            tokio::spawn(acts::say_unschedulable(client, pod, reason, message, nomination, (self.clock)()));
+        }
+        let mut plugins = diagnosis.plugins();
+        if diagnosis.nodes == 0 {
+            plugins = crate::plugin::Plugins::all();
+        }
+        let shape = self.snapshot.shape_of(&waiting.pod);
+        self.queue.wait(waiting, plugins, shape, now);
+    }
+
+    fn bound(&mut self, uid: &str, outcome: Result<(), BindError>) {
+        let Some(Assumed { pod, node, profile, preparations }) = self.assumed.remove(uid) else { return };
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let here = self.feed.pods.get(&namespace, &name).filter(|p| p.metadata.uid == pod.metadata.uid);
+        let recorder = &self.recorders[profile];
         let Err(error) = outcome else {
-            let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
             let message = format!("Successfully assigned {namespace}/{name} to {node}");
-            self.recorder.event(pod, EventType::Normal, "Scheduled", message);
+            recorder.event(&*pod, EventType::Normal, "Scheduled", message);
+            if here.is_none() || here.is_some_and(|p| is_finished(&p)) {
+                // It went while it was bound, and its going was not taken in.
+                self.snapshot.remove_pod(uid);
+                self.volumes.set_user(&pod, false);
+                self.happened(Happening::PodLeft(pod));
+            }
             return;
         };
         tracing::debug!(uid, %error, "binding failed");
+        self.volumes.unreserve(&preparations);
         // Gone, bound by another, or the server is busy: what the cache says decides.
-        let here = self.pods.get(&pod.namespace().unwrap_or_default(), &pod.name_any());
-        match here.filter(|p| p.metadata.uid == pod.metadata.uid) {
-            Some(pod) if is_ours(&pod) => {
-                self.snapshot.remove_pod(&uid);
-                self.line.retry(pod, Instant::now() + FIRST_BACKOFF);
+        match here {
+            Some(now) if self.is_ours(&now) => {
+                let message = error.to_string();
+                recorder.event(&*now, EventType::Warning, "FailedScheduling", message.clone());
+                let client = self.client.clone();
+                let stays = Nomination::Stays;
+                tokio::spawn(acts::say_unschedulable(
+                    client,
+                    now.clone(),
+                    "SchedulerError",
+                    message,
+                    stays,
+                    (self.clock)(),
+                ));
+                self.forget(uid, &pod);
+                self.queue.retry(now, Instant::now());
             }
-            Some(pod) if node_of(&pod).is_some() => self.take_in(Change::Pod(None, Some(pod))),
-            _ => {
-                self.snapshot.remove_pod(&uid);
+            Some(now) if node_of(&now).is_some() && !is_finished(&now) => {
+                self.take_in(Change::Pod(None, Some(now)));
             }
+            _ => self.forget(uid, &pod),
         }
     }
-}
 
-/// Whether a change of a node could let a pod in that did not fit before.
-fn may_help(old: &Node, new: &Node) -> bool {
-    old.metadata.labels != new.metadata.labels
-        || old.spec != new.spec
-        || old.status.as_ref().map(|s| &s.allocatable) != new.status.as_ref().map(|s| &s.allocatable)
-}
-
-async fn say_unschedulable(client: Client, pod: Arc<Pod>, message: String, now: Timestamp) {
-    let before = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let before = before.and_then(|all| all.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False"));
-    let transition = before.and_then(|c| c.last_transition_time.clone()).unwrap_or(Time(now));
-    let condition = PodCondition {
-        type_: "PodScheduled".into(),
-        status: "False".into(),
-        reason: Some("Unschedulable".into()),
-        message: Some(message),
-        last_transition_time: Some(transition),
-        ..PodCondition::default()
-    };
-    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
-    let api = Api::<Pod>::namespaced(client, &pod.namespace().unwrap_or_default());
-    if let Err(error) =
-        api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await
-    {
-        tracing::debug!(%error, "the pod's condition was not written");
+    fn forget(&mut self, uid: &str, pod: &Arc<Pod>) {
+        self.volumes.set_user(pod, false);
+        if self.snapshot.remove_pod(uid) {
+            self.happened(Happening::PodLeft(pod.clone()));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{PodSchedulingGate, PodSpec};
-    use std::collections::BTreeMap;
+    use jiff::Timestamp;
+    use k8s_openapi::{
+        api::core::v1::{PodSchedulingGate, PodSpec},
+        apimachinery::pkg::apis::meta::v1::Time,
+    };
 
     #[test]
-    fn only_pods_that_wait_for_this_scheduler_are_ours() {
+    fn only_pods_that_wait_for_a_node_are_looked_at() {
         let with = |change: fn(&mut Pod)| {
             let mut pod = Pod { spec: Some(PodSpec::default()), ..Pod::default() };
             change(&mut pod);
-            is_ours(&pod)
+            waits(&pod)
         };
         assert!(with(|_| {}));
         assert!(!with(|p| p.spec.get_or_insert_default().node_name = Some("n".into())));
-        assert!(!with(|p| p.spec.get_or_insert_default().scheduler_name = Some("mine".into())));
         assert!(!with(|p| {
             p.spec.get_or_insert_default().scheduling_gates =
                 Some(vec![PodSchedulingGate { name: "wait".into() }]);
@@ -285,13 +430,11 @@ mod tests {
     }
 
     #[test]
-    fn only_changes_that_could_matter_wake_waiting_pods() {
-        let old = Node::default();
-        let mut heartbeat = Node::default();
-        heartbeat.metadata.resource_version = Some("2".into());
-        assert!(!may_help(&old, &heartbeat));
-        let mut labelled = Node::default();
-        labelled.metadata.labels = Some(BTreeMap::from([("zone".into(), "a".into())]));
-        assert!(may_help(&old, &labelled));
+    fn a_pod_belongs_to_the_profile_that_it_names() {
+        let snapshot = Snapshot::default();
+        let mut pod = Pod { spec: Some(PodSpec::default()), ..Pod::default() };
+        assert_eq!(snapshot.profile_of(&pod), Some(0));
+        pod.spec.get_or_insert_default().scheduler_name = Some("mine".into());
+        assert_eq!(snapshot.profile_of(&pod), None);
     }
 }
