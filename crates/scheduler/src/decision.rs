@@ -375,7 +375,9 @@ pub(crate) fn crowding(
             _ => {}
         }
     }
-    if !all_near && !(none_anywhere && view.near_itself) {
+    // The first of a series starts it anywhere.
+    let starts = none_anywhere && view.near_itself;
+    if !(all_near || starts) {
         return Some(Refusal::always(affinity, "node(s) didn't match pod affinity rules"));
     }
     for (c, component) in view.components.iter().enumerate() {

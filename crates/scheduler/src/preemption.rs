@@ -174,8 +174,10 @@ impl<'a> Search<'a> {
         let unresolvable = |r: &Refusal| r.unresolvable;
         let refused = self.view.refusal(bucket).is_some_and(unresolvable)
             || self.case.vetoes.get(&node).is_some_and(unresolvable);
-        let free = self.view.refusal(bucket).is_none();
-        !refused && !(free && crowded(self.view, &bucket.key).as_ref().is_some_and(unresolvable))
+        if refused || self.view.refusal(bucket).is_some() {
+            return !refused;
+        }
+        !crowded(self.view, &bucket.key).as_ref().is_some_and(unresolvable)
     }
 
     /// The fewest pods of a node that have to leave it, the most important first, with how many of them a budget would keep.

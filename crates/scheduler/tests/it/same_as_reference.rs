@@ -92,7 +92,7 @@ fn a_pod(name: &str, kind: u8, app: u8) -> Arc<Pod> {
         }
         _ => json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}),
     };
-    let namespace = if kind % 2 == 0 { "default" } else { "other" };
+    let namespace = if kind.is_multiple_of(2) { "default" } else { "other" };
     pod(name, json!({"metadata": {"namespace": namespace, "labels": {"app": app}}, "spec": spec}))
 }
 
@@ -176,7 +176,7 @@ impl Both {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_quick_filters_do_what_the_plain_ones_do(steps in steps()) {
