@@ -1,4 +1,4 @@
-//! Client verbs for people without kubectl: `apply`, `get`, `logs`, `exec`, `delete`, and `image` for the images of this
+//! Client verbs for people without kubectl: `apply`, `get`, `logs`, `exec`, `delete`, `explain`, and `image` for the images of this
 //! machine. Each verb is a `clap` shape and a function; the binary mounts them. They know only the public API: what is here
 //! works against any Kubernetes API server, and nothing of Orlop's inside is used (but `image`, which speaks to the socket
 //! of the server on this machine).
@@ -9,6 +9,7 @@ mod connect;
 mod delete;
 mod error;
 mod exec;
+mod explain;
 mod get;
 mod image;
 mod logs;
@@ -22,6 +23,7 @@ pub use connect::{ConnectionArgs, DEFAULT_DATA_DIR};
 pub use delete::DeleteArgs;
 pub use error::Error;
 pub use exec::ExecArgs;
+pub use explain::ExplainArgs;
 pub use get::{GetArgs, OutputFormat};
 pub use image::{ImageArgs, ImageVerb};
 pub use logs::LogsArgs;
@@ -39,6 +41,8 @@ pub enum ClientVerb {
     Logs(LogsArgs),
     /// Run a command in a container
     Exec(ExecArgs),
+    /// Say why a pod is where it is or has no node, and what would help
+    Explain(ExplainArgs),
     /// Delete objects, and wait until they are gone
     Delete(DeleteArgs),
     /// Images of this machine: import, pull, list, remove, build
@@ -53,6 +57,7 @@ pub async fn run(verb: ClientVerb) -> Result<ExitCode, Error> {
         ClientVerb::Get(args) => get::run(args).await,
         ClientVerb::Logs(args) => logs::run(args).await,
         ClientVerb::Exec(args) => exec::run(args).await,
+        ClientVerb::Explain(args) => explain::run(args).await,
         ClientVerb::Delete(args) => delete::run(args).await,
         ClientVerb::Image(args) => image::run(args).await,
     };

@@ -9,6 +9,7 @@ mod lock;
 mod logging;
 mod node_role;
 mod reset;
+mod scheduling;
 mod server;
 
 use clap::{Parser, Subcommand};

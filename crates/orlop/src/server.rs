@@ -9,6 +9,7 @@ use crate::{
     lock,
     logging::{self, LogArguments},
     node_role,
+    scheduling::SchedulerArguments,
 };
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
@@ -81,6 +82,8 @@ pub(crate) struct ServerArguments {
     #[command(flatten)]
     audit: AuditArguments,
     #[command(flatten)]
+    scheduler: SchedulerArguments,
+    #[command(flatten)]
     log: LogArguments,
 }
 
@@ -103,11 +106,13 @@ struct Plan {
     service_address: Ipv4Addr,
     dns_address: Ipv4Addr,
     audit: Option<AuditConfig>,
+    scheduling: orlop_scheduler::config::Configuration,
 }
 
 impl Plan {
     fn new(arguments: &ServerArguments) -> Result<Self, Error> {
         let audit = arguments.audit.read()?;
+        let scheduling = arguments.scheduler.read()?;
         let layout = Layout::create(&arguments.data_dir)?;
         let node = arguments.node_name.clone().map_or_else(address::host_name, Ok)?;
         let fits = |range: Ipv4Net, what: &str, longest: u8| {
@@ -131,7 +136,7 @@ impl Plan {
         let gateway = Ipv4Addr::from(u32::from(pod_range.network()) + 1);
         let node_address = arguments.node_ip.or_else(address::of_this_machine).unwrap_or(gateway.into());
         let (service_address, dns_address) = (nth(1), nth(10));
-        Ok(Self { layout, node, node_address, pod_range, service_address, dns_address, audit })
+        Ok(Self { layout, node, node_address, pod_range, service_address, dns_address, audit, scheduling })
     }
 }
 
@@ -180,7 +185,7 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         .map_err(Error::at("preparing the API's TLS"))?;
         api.clone().serve(listener, tls, shutdown.clone())
     });
-    start_control_plane(&mut roles, &api, &identities, &shutdown);
+    start_control_plane(&mut roles, &api, &identities, plan.scheduling.clone(), &shutdown);
     let node = Node {
         api: &api,
         client: client(&api, &format!("system:node:{}", plan.node), &["system:nodes"]),
@@ -342,6 +347,7 @@ fn start_control_plane(
     roles: &mut Roles,
     api: &Arc<ApiServer>,
     identities: &Identities,
+    scheduling: orlop_scheduler::config::Configuration,
     shutdown: &CancellationToken,
 ) {
     let clock: orlop_client::Clock = Arc::new(jiff::Timestamp::now);
@@ -357,7 +363,8 @@ fn start_control_plane(
     let of_signers =
         roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
     let scheduler = client(api, "system:kube-scheduler", &[]);
-    let of_scheduler = roles.start_endless(orlop_scheduler::run(scheduler, clock), shutdown);
+    let of_scheduler =
+        roles.start_endless(orlop_scheduler::run_with(scheduler, clock, scheduling), shutdown);
     show(api, "controller-manager", vec![of_controllers, of_signers]);
     show(api, "scheduler", vec![of_scheduler]);
 }

@@ -453,10 +453,11 @@ fn spread_scores(view: &View, feasible: &[(u32, usize)], all: &mut [Scored], wei
                     let key = key(*bucket);
                     match (view.shared_domain(key, *c), view.seen(key, *c)) {
                         (None, Some(_)) => single += nodes,
-                        (domain, _) if !domains.contains(&domain) => domains.push(domain),
-                        _ => {}
+                        (domain, _) => domains.push(domain),
                     }
                 }
+                domains.sort_unstable();
+                domains.dedup();
                 domains.len() + single
             };
             ((size + 2) as f64).ln()

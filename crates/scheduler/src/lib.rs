@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod decision;
+pub mod explain;
 pub mod matcher;
 pub mod nodes;
 pub mod plugin;
@@ -13,6 +14,7 @@ pub mod snapshot;
 pub mod strategy;
 pub mod volumes;
 pub mod workloads;
+pub mod world;
 
 mod acts;
 mod check;

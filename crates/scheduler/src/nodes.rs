@@ -264,6 +264,11 @@ impl Nodes {
         key
     }
 
+    /// The label of a key's number.
+    pub fn key_name(&self, key: usize) -> &str {
+        &self.keys[key].name
+    }
+
     /// The domain of a node under a key, or [`NONE`].
     pub fn domain(&self, key: usize, id: NodeId) -> u32 {
         self.keys[key].of[id as usize]

@@ -101,8 +101,9 @@ impl Snapshot {
         let rules = self.profile(profile).clone();
         let Some((view, facts)) = self.seen(&case.key) else { return Err(failure(total, Vec::new())) };
         let search = Search { snapshot: self, view, facts, case: &case, budgets };
-        if let Some(nominated) = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref())
-            && let Some(node) = self.nodes.find(nominated)
+        let told = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+        let nominated = self.nomination(pod.metadata.uid.as_deref().unwrap_or_default()).map(|p| p.node);
+        if let Some(node) = nominated.or_else(|| told.and_then(|n| self.nodes.find(n)))
             && search.may_be_resolved(node, &fixed)
             && self.residents(node).any(|p| p.priority() < case.pod.priority() && leaves_for_another(&p.pod))
         {

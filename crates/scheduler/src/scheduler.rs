@@ -7,6 +7,7 @@ use crate::{
     decision::{Decision, Diagnosis},
     feed::{Change, Feed},
     hints::{Happening, parts},
+    plugin::Plugins,
     preemption::{self, Budget},
     queue::{Pending, Queue},
     shape::spec_of,
@@ -19,12 +20,17 @@ use kube::{Client, ResourceExt};
 use orlop_client::{Clock, EventType, Key, Recorder};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// Bindings under way at once.
 const BINDINGS: usize = 256;
+/// Conditions, nominations and evictions written at once.
+const WRITES: usize = 64;
 /// Decisions made before the loop looks at what happened meanwhile.
 const BATCH: usize = 512;
 
@@ -52,6 +58,8 @@ pub async fn run_with(client: Client, clock: Clock, configuration: Configuration
         queue: Queue::new(configuration.backoff),
         assumed: HashMap::new(),
         happenings: Vec::new(),
+        preempting: HashMap::new(),
+        writes: Arc::new(Semaphore::new(WRITES)),
         feed: &feed,
     };
     let work = async {
@@ -106,6 +114,10 @@ struct Scheduler<'a> {
     assumed: HashMap<String, Assumed>,
     /// What happened since pods were last woken.
     happenings: Vec<Happening>,
+    /// Pods that are sending others away, with how many of those are not told yet.
+    preempting: HashMap<String, Arc<AtomicUsize>>,
+    /// Bounds what is written side by side besides bindings.
+    writes: Arc<Semaphore>,
     feed: &'a Feed,
 }
 
@@ -134,6 +146,15 @@ impl Scheduler<'_> {
         if self.queue.anybody_waits() {
             self.happenings.push(what);
         }
+    }
+
+    /// Starts a write that nobody waits for.
+    fn write(&self, act: impl Future<Output = ()> + Send + 'static) {
+        let writes = self.writes.clone();
+        tokio::spawn(async move {
+            let _turn = writes.acquire_owned().await;
+            act.await;
+        });
     }
 
     fn wake(&mut self) {
@@ -213,6 +234,7 @@ impl Scheduler<'_> {
             }
             Some(pod) if !is_finished(&pod) && node_of(&pod).is_some() => {
                 self.queue.take(&uid);
+                self.preempting.remove(&uid);
                 self.snapshot.nominate(&pod, None);
                 let node = node_of(&pod).unwrap_or_default().to_string();
                 let known = self.snapshot.placed(&uid).map(|p| p.pod.clone());
@@ -229,6 +251,7 @@ impl Scheduler<'_> {
             }
             new => {
                 self.queue.take(&uid);
+                self.preempting.remove(&uid);
                 let gone = new.or(old);
                 if let Some(pod) = gone {
                     self.snapshot.nominate(&pod, None);
@@ -293,6 +316,15 @@ impl Scheduler<'_> {
         if !preemption::is_on(&self.snapshot, profile) || diagnosis.nodes == 0 {
             return Nomination::Stays;
         }
+        let uid = pod.uid().unwrap_or_default();
+        match self.preempting.get(&uid) {
+            Some(untold) if untold.load(Ordering::Relaxed) > 0 => {
+                diagnosis.after =
+                    "preemption: not eligible due to a terminating pod on the nominated node.".into();
+                return Nomination::Stays;
+            }
+            _ => self.preempting.remove(&uid),
+        };
         let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
         let nominated = nominated.is_some_and(|n| !n.is_empty());
         let budgets: Vec<Budget> = self.budgets.values().cloned().collect();
@@ -312,19 +344,20 @@ impl Scheduler<'_> {
         if let Some(id) = self.snapshot.nodes().find(&node) {
             for lower in self.snapshot.nominated_below(id, priority) {
                 self.snapshot.nominate(&lower, None);
-                tokio::spawn(acts::clear_nomination(self.client.clone(), lower));
+                self.write(acts::clear_nomination(self.client.clone(), lower));
             }
         }
         self.snapshot.nominate(pod, Some(&node));
+        let untold = Arc::new(AtomicUsize::new(victims.pods.len()));
+        self.preempting.insert(uid, untold.clone());
         for victim in victims.pods {
-            tokio::spawn(acts::evict(
-                self.client.clone(),
-                self.recorders[profile].clone(),
-                victim,
-                pod.clone(),
-                node.clone(),
-                (self.clock)(),
-            ));
+            let recorder = self.recorders[profile].clone();
+            let (client, preemptor, untold) = (self.client.clone(), pod.clone(), untold.clone());
+            let act = acts::evict(client, recorder, victim, preemptor, node.clone(), (self.clock)());
+            self.write(async move {
+                act.await;
+                untold.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         Nomination::Set(node)
     }
@@ -343,11 +376,11 @@ impl Scheduler<'_> {
             let (pod, reason) = (waiting.pod.clone(), "Unschedulable");
             self.recorders[profile].event(&*pod, EventType::Warning, "FailedScheduling", message.clone());
             let client = self.client.clone();
-            tokio::spawn(acts::say_unschedulable(client, pod, reason, message, nomination, (self.clock)()));
+            self.write(acts::say_unschedulable(client, pod, reason, message, nomination, (self.clock)()));
         }
         let mut plugins = diagnosis.plugins();
-        if diagnosis.nodes == 0 {
-            plugins = crate::plugin::Plugins::all();
+        if plugins == Plugins::default() {
+            plugins = Plugins::all();
         }
         let shape = self.snapshot.shape_of(&waiting.pod);
         self.queue.wait(waiting, plugins, shape, now);
@@ -378,9 +411,10 @@ impl Scheduler<'_> {
                 recorder.event(&*now, EventType::Warning, "FailedScheduling", message.clone());
                 let client = self.client.clone();
                 let stays = Nomination::Stays;
-                tokio::spawn(acts::say_unschedulable(
+                let told = now.clone();
+                self.write(acts::say_unschedulable(
                     client,
-                    now.clone(),
+                    told,
                     "SchedulerError",
                     message,
                     stays,

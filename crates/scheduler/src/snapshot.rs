@@ -184,10 +184,9 @@ impl Snapshot {
     }
 
     /// Puts a pod on a node, or replaces what is known of it.
-    pub fn place(&mut self, node: &str, pod: &Arc<Pod>) {
-        let node = self.nodes.slot(node);
-        self.residents.resize(self.nodes.slots(), Vec::new());
-        let new = self.as_placed(pod, node);
+    pub fn place(&mut self, name: &str, pod: &Arc<Pod>) {
+        let node = self.nodes.slot(name);
+        let mut new = self.as_placed(pod, node);
         let uid = uid_of(pod);
         if let Some(old) = self.placed.get_mut(&uid) {
             let same = old.node == node
@@ -201,6 +200,10 @@ impl Snapshot {
         }
         self.remove_pod(&uid);
         self.nominated.remove(&uid);
+        // With its last pod a node that is gone gave its slot back.
+        let node = self.nodes.slot(name);
+        new.node = node;
+        self.residents.resize(self.nodes.slots(), Vec::new());
         self.nodes.count(node, &new.shape, 1);
         self.counters.count(node, new.labels, new.deleting, &new.shape, 1);
         self.residents[node as usize].push(uid.clone());
@@ -293,11 +296,10 @@ impl Snapshot {
         } else {
             Arc::default()
         };
-        let spread = if shape.spread.is_empty() && rules.weight(Plugin::PodTopologySpread) != 0 {
-            self.workloads.selector(&pod.pod)
-        } else {
-            None
-        };
+        let spreads = rules.weight(Plugin::PodTopologySpread) != 0
+            || rules.default_constraints.iter().any(|constraint| constraint.hard);
+        let spread =
+            if shape.spread.is_empty() && spreads { self.workloads.selector(&pod.pod) } else { None };
         let labels = pod.pod.labels();
         let itself = |p: &crate::matcher::PodSelector| p.matches(&shape.namespace, labels, &self.namespaces);
         let mut own = u64::from(!shape.near.is_empty() && shape.near.iter().all(|t| itself(&t.pods)));
