@@ -2,11 +2,12 @@
 
 use crate::Error;
 use k8s_openapi::api::{
-    apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet},
-    batch::v1::Job,
+    apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+    batch::v1::{CronJob, Job},
     coordination::v1::Lease,
     core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
 };
 use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
@@ -73,8 +74,14 @@ caches! {
     deployments: Deployment,
     /// DaemonSets.
     daemon_sets: DaemonSet,
+    /// StatefulSets.
+    stateful_sets: StatefulSet,
     /// Jobs.
     jobs: Job,
+    /// CronJobs.
+    cron_jobs: CronJob,
+    /// PodDisruptionBudgets.
+    disruption_budgets: PodDisruptionBudget,
     /// ControllerRevisions.
     controller_revisions: ControllerRevision,
     /// ClusterRoles.
@@ -128,7 +135,10 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
         crate::replicas::start(&cluster),
         crate::deployment::start(&cluster),
         crate::daemon_set::start(&cluster),
+        crate::stateful_set::start(&cluster),
         crate::job::start(&cluster),
+        crate::cron_job::start(&cluster),
+        crate::disruption::start(&cluster),
         crate::endpoints::start(&cluster),
         crate::service_account::start(&cluster, authority),
         crate::namespace::start(&cluster),

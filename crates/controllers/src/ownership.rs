@@ -92,6 +92,24 @@ where
     C: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     C::DynamicType: Default,
 {
+    claim_fitting(cluster, owner, selector, cache, finalizer, |_| true).await
+}
+
+/// The same for owners whose children must fit more than the selector.
+pub(crate) async fn claim_fitting<O, C>(
+    cluster: &Cluster,
+    owner: &O,
+    selector: &LabelSelector,
+    cache: &Informer<C>,
+    finalizer: Option<&str>,
+    fits: impl Fn(&C) -> bool,
+) -> Result<Vec<Arc<C>>, Error>
+where
+    O: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    O::DynamicType: Default,
+    C: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    C::DynamicType: Default,
+{
     let matcher = Selector::of(Some(selector)).map_err(|e| Error::Object(e.to_string()))?;
     let namespace = owner.namespace().unwrap_or_default();
     let uid = owner.uid().unwrap_or_default();
@@ -100,7 +118,7 @@ where
 
     let mut mine = Vec::new();
     for child in cache.owned_by(&uid) {
-        if matcher.matches(child.labels()) || dying {
+        if dying || (matcher.matches(child.labels()) && fits(&child)) {
             mine.push(child);
         } else if child.meta().deletion_timestamp.is_none() {
             let owners: Vec<_> = child.owner_references().iter().filter(|o| o.uid != uid).collect();
@@ -109,7 +127,7 @@ where
             write(&api, cache, &*child, json!({"ownerReferences": owners, "finalizers": finalizers})).await?;
         }
     }
-    let wanted = |c: &Arc<C>| c.meta().deletion_timestamp.is_none() && matcher.matches(c.labels());
+    let wanted = |c: &Arc<C>| c.meta().deletion_timestamp.is_none() && matcher.matches(c.labels()) && fits(c);
     let orphans: Vec<Arc<C>> = cache.orphans(&namespace).into_iter().filter(wanted).collect();
     // The cache may not know yet that the owner is going, and has let these children go on purpose.
     if dying || orphans.is_empty() || !is_alive(cluster, owner).await? {

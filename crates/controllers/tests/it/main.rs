@@ -1,8 +1,10 @@
 //! The controllers against the API server itself, in one process, with simulated nodes.
 
 mod cluster;
+mod cron_jobs;
 mod daemon_sets;
 mod deployments;
+mod disruption;
 mod endpoints;
 mod garbage;
 mod jobs;
@@ -11,3 +13,4 @@ mod nodes;
 mod replica_sets;
 mod replication_controllers;
 mod scheduling;
+mod stateful_sets;
