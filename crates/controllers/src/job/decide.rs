@@ -1,6 +1,7 @@
 //! What a Job needs now: whether it has succeeded or failed, how many pods it should have, what its conditions say. Pure functions
 //! of the Job and its pods.
 
+use super::{Indexes, policy};
 use crate::pods;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -25,9 +26,38 @@ pub(super) fn is_finished(job: &Job) -> bool {
     condition(job, "Complete").is_some() || condition(job, "Failed").is_some()
 }
 
-pub(super) type Verdict = (&'static str, String, String);
+/// How a Job ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub succeeded: bool,
+    pub reason: String,
+    pub message: String,
+}
 
-/// Whether the Job has succeeded or failed for good: condition, reason, message.
+impl Verdict {
+    fn new(succeeded: bool, reason: &str, message: impl Into<String>) -> Self {
+        Self { succeeded, reason: reason.into(), message: message.into() }
+    }
+
+    /// The failure that a failure policy asks for.
+    pub(super) fn of_policy(message: String) -> Self {
+        Self::new(false, "PodFailurePolicy", message)
+    }
+
+    /// What was decided before: it stays so.
+    pub(super) fn decided(job: &Job) -> Option<Self> {
+        let said = |type_| condition(job, type_);
+        let (succeeded, said) = match (said("SuccessCriteriaMet"), said("FailureTarget")) {
+            (Some(condition), _) => (true, condition),
+            (None, Some(condition)) => (false, condition),
+            (None, None) => return None,
+        };
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        Some(Self { succeeded, reason: text(&said.reason), message: text(&said.message) })
+    }
+}
+
+/// Whether the Job has succeeded or failed for good.
 pub(super) fn verdict(
     spec: &JobSpec,
     status: &JobStatus,
@@ -47,23 +77,42 @@ pub(super) fn verdict(
         .sum();
     if failed > limit || (restarts > 0 && restarts >= limit) {
         let message = "Job has reached the specified backoff limit";
-        return Some(("FailureTarget", "BackoffLimitExceeded".into(), message.into()));
+        return Some(Verdict::new(false, "BackoffLimitExceeded", message));
     }
     if let (Some(deadline), Some(start)) = (spec.active_deadline_seconds, &status.start_time)
         && !spec.suspend.unwrap_or(false)
         && now.duration_since(start.0) >= SignedDuration::from_secs(deadline)
     {
         let message = "Job was active longer than specified deadline";
-        return Some(("FailureTarget", "DeadlineExceeded".into(), message.into()));
+        return Some(Verdict::new(false, "DeadlineExceeded", message));
+    }
+    if let Some(verdict) = verdict_by_indexes(spec, status) {
+        return Some(verdict);
     }
     let done = match spec.completions {
         Some(completions) => succeeded >= completions,
         // A work queue: one success ends it, when the others have ended too.
         None => succeeded > 0 && active.is_empty(),
     };
-    done.then(|| {
-        ("Complete", "CompletionsReached".into(), "Reached expected number of succeeded pods".into())
-    })
+    done.then(|| Verdict::new(true, "CompletionsReached", "Reached expected number of succeeded pods"))
+}
+
+/// What follows from which indexes have succeeded and failed.
+fn verdict_by_indexes(spec: &JobSpec, status: &JobStatus) -> Option<Verdict> {
+    let indexes = |text: &Option<String>| Indexes::parse(text.as_deref().unwrap_or_default());
+    let (completed, failed) = (indexes(&status.completed_indexes), indexes(&status.failed_indexes));
+    let all = spec.completions.and_then(|c| usize::try_from(c).ok());
+    if spec.backoff_limit_per_index.is_some() {
+        let most = spec.max_failed_indexes.and_then(|m| usize::try_from(m).ok());
+        if most.is_some_and(|most| failed.len() > most) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return Some(Verdict::new(false, "MaxFailedIndexesExceeded", message));
+        }
+        if failed.len() > 0 && all.is_some_and(|all| completed.len() + failed.len() >= all) {
+            return Some(Verdict::new(false, "FailedIndexes", "Job has failed indexes"));
+        }
+    }
+    policy::success(spec, &completed).map(|why| Verdict::new(true, "SuccessPolicy", why))
 }
 
 /// How many pods should be active, and how long to wait where failures ask for a pause.
@@ -80,7 +129,9 @@ pub(super) fn wanted(
         None if succeeded > 0 => active,
         None => parallelism,
         Some(completions) => {
-            parallelism.min(usize::try_from(completions).unwrap_or(0).saturating_sub(succeeded))
+            let failed = Indexes::parse(status.failed_indexes.as_deref().unwrap_or_default()).len();
+            let left = usize::try_from(completions).unwrap_or(0).saturating_sub(succeeded + failed);
+            parallelism.min(left)
         }
     };
     // Replacements wait until the pods they replace have stopped, where that was asked for.
@@ -90,7 +141,8 @@ pub(super) fn wanted(
     } else {
         wanted
     };
-    if wanted <= active {
+    // Where each index has its own limit, it has its own pauses too.
+    if wanted <= active || spec.backoff_limit_per_index.is_some() {
         return (wanted, None);
     }
     // Failures in a row count: a success sets them back.
@@ -102,8 +154,7 @@ pub(super) fn wanted(
     let failures: Vec<_> =
         ends("Failed").into_iter().filter(|t| last_success.is_none_or(|s| *t > s)).collect();
     if let Some(last) = failures.iter().max().copied() {
-        let backoff = (FIRST_BACKOFF * (1 << (failures.len() - 1).min(6))).min(LAST_BACKOFF);
-        let left = backoff - now.duration_since(last);
+        let left = backoff(failures.len()) - now.duration_since(last);
         if left > SignedDuration::ZERO {
             return (active, Some(left));
         }
@@ -111,8 +162,13 @@ pub(super) fn wanted(
     (wanted, None)
 }
 
+/// How long to wait after so many failures in a row.
+pub(super) fn backoff(failures: usize) -> SignedDuration {
+    (FIRST_BACKOFF * (1 << failures.saturating_sub(1).min(6))).min(LAST_BACKOFF)
+}
+
 /// When the last container of a pod ended; of one that never had any, when it was last said to be unready.
-fn finished_at(pod: &Pod) -> Option<Timestamp> {
+pub(super) fn finished_at(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
     let ends = statuses.iter().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let unready = || pods::condition(pod, "Ready").and_then(|c| c.last_transition_time.as_ref());
@@ -148,18 +204,24 @@ pub(super) fn conclude(
         true
     };
     match verdict {
-        Some(("Complete", reason, message)) => {
+        Some(Verdict { succeeded: true, reason, message }) => {
             set("SuccessCriteriaMet", true, &reason, &message);
             if quiet && set("Complete", true, &reason, &message) {
                 status.completion_time = Some(Time(now));
                 events.push((EventType::Normal, "Completed", "Job completed".into()));
             }
         }
-        Some((_, reason, message)) => {
+        Some(Verdict { reason, message, .. }) => {
             set("FailureTarget", true, &reason, &message);
             if quiet && set("Failed", true, &reason, &message) {
-                let reason =
-                    if reason == "DeadlineExceeded" { "DeadlineExceeded" } else { "BackoffLimitExceeded" };
+                let known = [
+                    "DeadlineExceeded",
+                    "PodFailurePolicy",
+                    "MaxFailedIndexesExceeded",
+                    "FailedIndexes",
+                    "BackoffLimitExceeded",
+                ];
+                let reason = known.into_iter().find(|k| *k == reason).unwrap_or("BackoffLimitExceeded");
                 events.push((EventType::Warning, reason, message));
             }
         }

@@ -5,10 +5,12 @@ mod decide;
 mod indexes;
 mod orphans;
 mod pod;
+mod policy;
+mod retries;
 mod tracking;
 
 use crate::{Cluster, Error, ownership, pod_control, pods};
-use decide::{conclude, condition, is_finished, verdict, wanted};
+use decide::{Verdict, conclude, condition, is_finished, verdict, wanted};
 use futures::future::BoxFuture;
 use indexes::Indexes;
 use jiff::{SignedDuration, Timestamp};
@@ -117,13 +119,16 @@ async fn advance(cluster: &Cluster, job: &Job, mine: &[Arc<Pod>], now: Timestamp
         status.start_time = Some(Time(now));
     }
     let mut active: Vec<Arc<Pod>> = mine.iter().filter(|p| pods::is_active(p)).cloned().collect();
-    let decided = condition(job, "FailureTarget").map(|c| {
-        ("FailureTarget", c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())
-    });
-    let verdict = decided.or_else(|| verdict(&spec, &status, &active, now));
+    let verdict = Verdict::decided(job).or_else(|| verdict(&spec, &status, &active, now));
 
     let failure;
-    if verdict.is_some() {
+    if verdict.as_ref().is_some_and(|v| v.succeeded) {
+        // What is left over has not failed.
+        failure = give_up(cluster, job, &active).await.err();
+        if failure.is_none() {
+            active.clear();
+        }
+    } else if verdict.is_some() {
         // They keep their finalizer: each is still counted.
         failure = pod_control::delete(cluster, job, &active).await.err();
         if failure.is_none() {
@@ -140,7 +145,9 @@ async fn advance(cluster: &Cluster, job: &Job, mine: &[Arc<Pod>], now: Timestamp
             failure = give_up(cluster, job, &doomed).await.err();
         } else {
             let missing = (wanted - active.len()).min(BURST);
-            let made = pod_control::create(cluster, job, pod::next(job, &status, &active, missing)).await;
+            let next = pod::next(job, &status, &active, mine, missing, now);
+            look_again = [look_again, next.look_again].into_iter().flatten().min();
+            let made = pod_control::create(cluster, job, next.pods).await;
             active.extend(made.pods);
             failure = made.failure;
         }

@@ -1,7 +1,9 @@
 //! The pods of a Job: what makes one, and which index it works on.
 
-use super::{FINALIZER, Indexes};
+use super::{FINALIZER, Indexes, retries, tracking};
+
 use crate::{ownership, pods};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     batch::v1::{Job, JobStatus},
     core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod},
@@ -11,16 +13,59 @@ use std::{collections::BTreeSet, sync::Arc};
 
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
+/// Pods to make.
+pub(super) struct Next {
+    pub pods: Vec<Pod>,
+    /// When further ones may be made.
+    pub look_again: Option<SignedDuration>,
+}
+
 /// The next `count` pods of a Job, besides those that are active.
-pub(super) fn next(job: &Job, status: &JobStatus, active: &[Arc<Pod>], count: usize) -> Vec<Pod> {
+pub(super) fn next(
+    job: &Job,
+    status: &JobStatus,
+    active: &[Arc<Pod>],
+    mine: &[Arc<Pod>],
+    count: usize,
+    now: Timestamp,
+) -> Next {
     let spec = job.spec.clone().unwrap_or_default();
     if spec.completion_mode.as_deref() != Some("Indexed") {
-        return vec![pod_for(job, None); count];
+        return Next { pods: vec![pod_for(job, None); count], look_again: None };
     }
-    let done = Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default());
-    let taken: BTreeSet<i32> = active.iter().filter_map(|p| index_of(p)).collect();
-    let free = (0..spec.completions.unwrap_or(0)).filter(|i| !done.contains(*i) && !taken.contains(i));
-    free.take(count).map(|i| pod_for(job, Some(i))).collect()
+    let read = |text: &Option<String>| Indexes::parse(text.as_deref().unwrap_or_default());
+    let (done, failed) = (read(&status.completed_indexes), read(&status.failed_indexes));
+    let mut taken: BTreeSet<i32> = active.iter().filter_map(|p| index_of(p)).collect();
+    if spec.pod_replacement_policy.as_deref() == Some("Failed") {
+        let stopping = mine.iter().filter(|p| pods::is_terminating(p) && !pods::is_finished(p));
+        taken.extend(stopping.filter_map(|p| index_of(p)));
+    }
+    let mut next = Next { pods: Vec::new(), look_again: None };
+    let waiting = retries::to_replace(&spec, mine, &done, |pod| tracking::verdict(job, pod) == Some(false));
+    let free = (0..spec.completions.unwrap_or(0))
+        .filter(|i| !done.contains(*i) && !failed.contains(*i) && !taken.contains(i));
+    for index in free {
+        if next.pods.len() >= count {
+            break;
+        }
+        let before = waiting.get(&index);
+        let pause = before.map_or(SignedDuration::ZERO, |failed| retries::pause(&spec, failed, now));
+        if pause > SignedDuration::ZERO {
+            next.look_again = Some(next.look_again.map_or(pause, |l| l.min(pause)));
+            continue;
+        }
+        let mut pod = pod_for(job, Some(index));
+        if spec.backoff_limit_per_index.is_some() {
+            let (counted, ignored) = before.map_or((0, 0), |failed| retries::failures_after(&spec, failed));
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(retries::FAILURES.into(), counted.to_string());
+            if ignored > 0 {
+                annotations.insert(retries::IGNORED.into(), ignored.to_string());
+            }
+        }
+        next.pods.push(pod);
+    }
+    next
 }
 
 /// The index that a pod works on.

@@ -1,12 +1,20 @@
 //! Counting pods that ended, exactly once: their uids are noted in the status, their finalizers are taken off, then they are added
 //! to the counters. After a crash between any two of these the rest is done by the next reconciliation.
 
-use super::{FINALIZER, Indexes, pod::index_of};
+use super::{
+    FINALIZER, Indexes,
+    decide::Verdict,
+    pod::index_of,
+    policy::{self, Consequence},
+    retries,
+};
 use crate::{Cluster, Error, pod_control, pods};
+use jiff::Timestamp;
 use k8s_openapi::api::{
-    batch::v1::{Job, UncountedTerminatedPods},
+    batch::v1::{Job, JobCondition, JobSpec, UncountedTerminatedPods},
     core::v1::Pod,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     ResourceExt,
     api::{Patch, PatchParams},
@@ -20,8 +28,8 @@ pub(super) fn is_tracked(pod: &Pod) -> bool {
     pod.finalizers().iter().any(|f| f == FINALIZER)
 }
 
-/// How a pod that runs no more is counted: `Some(true)` as a success, `Some(false)` as a failure.
-fn verdict(job: &Job, pod: &Pod) -> Option<bool> {
+/// How a pod that runs no more counts: `Some(true)` as a success, `Some(false)` as a failure.
+pub(super) fn verdict(job: &Job, pod: &Pod) -> Option<bool> {
     match pods::phase(pod) {
         "Succeeded" => Some(true),
         "Failed" => Some(false),
@@ -46,19 +54,45 @@ pub(super) async fn count(
         job.status.as_ref().and_then(|s| s.uncounted_terminated_pods.clone()).unwrap_or_default();
     let mut completed =
         Indexes::parse(job.status.as_ref().and_then(|s| s.completed_indexes.as_deref()).unwrap_or_default());
-    let mut noted = false;
+    let mut failed_indexes =
+        Indexes::parse(job.status.as_ref().and_then(|s| s.failed_indexes.as_deref()).unwrap_or_default());
+    let spec = job.spec.clone().unwrap_or_default();
+    let completions = spec.completions.unwrap_or(0);
+    // The condition of a failure that ends the Job must be written before its pod may go.
+    let mut noted = note_end(&mut job, &spec, mine, cluster.now());
     for pod in mine.iter().filter(|p| is_tracked(p)) {
-        let Some(succeeded) = verdict(&job, pod) else { continue };
-        if indexed && succeeded {
+        if verdict(&job, pod) != Some(true) {
+            continue;
+        }
+        if indexed {
             // Indexes are a set: counting one twice does no harm.
-            let index =
-                index_of(pod).filter(|i| *i < job.spec.as_ref().and_then(|s| s.completions).unwrap_or(0));
+            let index = index_of(pod).filter(|i| *i < completions);
             noted |= index.is_some_and(|i| completed.insert(i));
             continue;
         }
-        let list = if succeeded { &mut uncounted.succeeded } else { &mut uncounted.failed };
-        let list = list.get_or_insert_default();
+        let list = uncounted.succeeded.get_or_insert_default();
         let uid = pod.uid().unwrap_or_default();
+        if !list.contains(&uid) {
+            list.push(uid);
+            noted = true;
+        }
+    }
+    // Those whose successors are still to come carry their index's count of failures.
+    let ends = Verdict::decided(&job).is_some();
+    let held = retries::to_replace(&spec, mine, &completed, |pod| !ends && verdict(&job, pod) == Some(false));
+    let is_held = |pod: &Pod| held.values().any(|h| h.metadata.uid == pod.metadata.uid);
+    let mut ignored = HashSet::new();
+    for pod in mine.iter().filter(|p| is_tracked(p) && verdict(&job, p) == Some(false) && !is_held(p)) {
+        let index = index_of(pod).filter(|i| *i < completions && !completed.contains(*i));
+        if let Some(index) = index.filter(|_| retries::fails_index(&spec, pod)) {
+            noted |= failed_indexes.insert(index);
+        }
+        let uid = pod.uid().unwrap_or_default();
+        if policy::consequence(&spec, pod) == Consequence::Ignored {
+            ignored.insert(uid);
+            continue;
+        }
+        let list = uncounted.failed.get_or_insert_default();
         if !list.contains(&uid) {
             list.push(uid);
             noted = true;
@@ -66,6 +100,9 @@ pub(super) async fn count(
     }
     let status = job.status.get_or_insert_default();
     status.uncounted_terminated_pods = some(uncounted.clone());
+    if spec.backoff_limit_per_index.is_some() {
+        status.failed_indexes = Some(failed_indexes.to_string());
+    }
     if indexed {
         status.completed_indexes = Some(completed.to_string()).filter(|s| !s.is_empty());
         status.succeeded =
@@ -85,7 +122,8 @@ pub(super) async fn count(
         .iter()
         .filter(|p| is_tracked(p))
         .filter(|p| {
-            noted_uids.contains(&p.uid().unwrap_or_default()) || (indexed && pods::phase(p) == "Succeeded")
+            let uid = p.uid().unwrap_or_default();
+            noted_uids.contains(&uid) || ignored.contains(&uid) || (indexed && pods::phase(p) == "Succeeded")
         })
         .cloned()
         .collect();
@@ -103,6 +141,29 @@ pub(super) async fn count(
     }
     status.uncounted_terminated_pods = None;
     Ok(job)
+}
+
+/// Puts down that a pod's failure ends the Job; says whether that is new.
+fn note_end(job: &mut Job, spec: &JobSpec, mine: &[Arc<Pod>], now: Timestamp) -> bool {
+    if spec.pod_failure_policy.is_none() || Verdict::decided(job).is_some() {
+        return false;
+    }
+    let failed = mine.iter().filter(|p| is_tracked(p) && verdict(job, p) == Some(false));
+    let end = failed.into_iter().find_map(|pod| match policy::consequence(spec, pod) {
+        Consequence::FailsJob(message) => Some(message),
+        _ => None,
+    });
+    let Some(message) = end else { return false };
+    let Verdict { reason, message, .. } = Verdict::of_policy(message);
+    job.status.get_or_insert_default().conditions.get_or_insert_default().push(JobCondition {
+        type_: "FailureTarget".into(),
+        status: "True".into(),
+        reason: Some(reason),
+        message: Some(message),
+        last_probe_time: Some(Time(now)),
+        last_transition_time: Some(Time(now)),
+    });
+    true
 }
 
 fn some(uncounted: UncountedTerminatedPods) -> Option<UncountedTerminatedPods> {

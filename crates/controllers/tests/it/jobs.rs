@@ -159,6 +159,137 @@ async fn pods_of_a_job_that_is_gone_are_not_held_even_if_it_has_a_successor() {
     c.until_it("sum", "to run", |j| counts(j) == (1, 0, 0)).await;
 }
 
+/// Makes all pods that run do something; waits until so many run.
+async fn all_act(c: &Cluster, app: &str, count: usize, act: impl Fn(&str) -> &'static str) {
+    let runs = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+    let pods = c
+        .until(&format!("{count} pods of {app}"), async || {
+            let mut pods = c.pods(app).await;
+            pods.retain(runs);
+            (pods.len() == count).then_some(pods)
+        })
+        .await;
+    for pod in pods {
+        let index = pod.annotations().get("batch.kubernetes.io/job-completion-index").cloned();
+        let act = act(&index.unwrap_or_default());
+        c.patch::<Pod>(&pod.name_any(), json!({"metadata": {"annotations": {"act": act}}})).await;
+    }
+}
+
+/// Lets pauses after failures pass.
+async fn later(c: &Cluster, job: &str) {
+    c.advance(30);
+    let now = jiff::Timestamp::now().to_string();
+    c.patch::<Job>(job, json!({"metadata": {"annotations": {"touched": now}}})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_index_may_fail_so_often_and_the_others_go_on() {
+    let c = Cluster::start(1).await;
+    let spec =
+        json!({"completions": 4, "parallelism": 4, "completionMode": "Indexed", "backoffLimitPerIndex": 1});
+    c.create::<Job>(job("odd", "", spec)).await;
+    all_act(&c, "odd", 4, |i| if matches!(i, "0" | "2") { "fail" } else { "succeed" }).await;
+    c.until_it("odd", "to have two done", |j| counts(j).1 == 2).await;
+    let again = c.until_it("odd", "to wait", |j| counts(j) == (0, 2, 0)).await;
+    assert!(again.status.expect("a status").failed_indexes.unwrap_or_default().is_empty());
+    later(&c, "odd").await;
+    let second =
+        c.until("the second tries", async || Some(c.pods("odd").await).filter(|p| p.len() == 6)).await;
+    let tried = |p: &&Pod| p.annotations()["batch.kubernetes.io/job-index-failure-count"] == "1";
+    assert_eq!(second.iter().filter(tried).count(), 2);
+    all_act(&c, "odd", 2, |_| "fail").await;
+    let failed = c.until_it("odd", "to have failed", |j| has(j, "Failed").is_some()).await;
+    assert_eq!(has(&failed, "Failed").as_deref(), Some("FailedIndexes"));
+    assert_eq!(counts(&failed), (0, 2, 4));
+    let status = failed.status.expect("a status");
+    assert_eq!(
+        (status.completed_indexes.as_deref(), status.failed_indexes.as_deref()),
+        (Some("1,3"), Some("0,2"))
+    );
+    c.until_event("FailedIndexes", "Job has failed indexes").await;
+    assert!(c.of_app::<Pod>("odd").await.iter().all(|p| p.finalizers().is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_failed_indexes_end_the_job() {
+    let c = Cluster::start(1).await;
+    let spec = json!({"completions": 10, "parallelism": 10, "completionMode": "Indexed", "backoffLimitPerIndex": 0,
+        "maxFailedIndexes": 3});
+    c.create::<Job>(job("odd", "", spec)).await;
+    all_act(&c, "odd", 10, |i| if i.parse::<i32>().is_ok_and(|i| i % 2 == 0) { "fail" } else { "" }).await;
+    let failed = c.until_it("odd", "to have failed", |j| has(j, "Failed").is_some()).await;
+    assert_eq!(has(&failed, "Failed").as_deref(), Some("MaxFailedIndexesExceeded"));
+    assert_eq!(counts(&failed).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_policy_ends_the_job_its_index_or_nothing() {
+    let c = Cluster::start(1).await;
+    let exit = |action: &str, code: i32| {
+        json!({"backoffLimit": 0, "podFailurePolicy": {"rules": [
+            {"action": action, "onExitCodes": {"operator": "In", "values": [code]}}]}})
+    };
+    let mut ends = exit("FailJob", 1);
+    ends["backoffLimit"] = 100.into();
+    ends["parallelism"] = 2.into();
+    ends["completions"] = 2.into();
+    c.create::<Job>(job("ends", "", ends)).await;
+    let first = c.until("a pod", async || c.pods("ends").await.pop()).await.name_any();
+    c.patch::<Pod>(&first, json!({"metadata": {"annotations": {"act": "fail"}}})).await;
+    let failed = c.until_it("ends", "to have failed", |j| has(j, "Failed").is_some()).await;
+    assert_eq!(has(&failed, "FailureTarget").as_deref(), Some("PodFailurePolicy"));
+    let conditions = failed.status.and_then(|s| s.conditions).expect("conditions");
+    let want = format!(
+        "Container main for pod default/{first} failed with exit code 1 matching FailJob rule at index 0"
+    );
+    assert!(conditions.iter().all(|c| c.message.as_deref() == Some(&want)), "{conditions:?}");
+
+    c.create::<Job>(job("none", "", exit("Ignore", 1))).await;
+    all_act(&c, "none", 1, |_| "fail").await;
+    c.until("the failed one to be let go", async || {
+        let pods = c.of_app::<Pod>("none").await;
+        pods.iter().any(|p| p.finalizers().is_empty()).then_some(())
+    })
+    .await;
+    later(&c, "none").await;
+    all_act(&c, "none", 1, |_| "succeed").await;
+    let done = c.until_it("none", "to be complete", complete).await;
+    assert_eq!(counts(&done), (0, 1, 0), "what is ignored counts nowhere");
+
+    let mut index = exit("FailIndex", 1);
+    index["backoffLimit"] = Value::Null;
+    for (field, value) in
+        [("completions", json!(2)), ("parallelism", json!(2)), ("completionMode", json!("Indexed"))]
+    {
+        index[field] = value;
+    }
+    index["backoffLimitPerIndex"] = 1.into();
+    c.create::<Job>(job("index", "", index)).await;
+    all_act(&c, "index", 2, |i| if i == "0" { "fail" } else { "succeed" }).await;
+    let failed = c.until_it("index", "to have failed", |j| has(j, "Failed").is_some()).await;
+    let status = failed.status.expect("a status");
+    assert_eq!((status.failed, status.succeeded), (Some(1), Some(1)), "it was not tried again");
+    assert_eq!(status.failed_indexes.as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_policy_ends_the_job_before_all_indexes_are_done() {
+    let c = Cluster::start(1).await;
+    let spec = json!({"completions": 5, "parallelism": 5, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededIndexes": "0,3-4", "succeededCount": 2}]}});
+    c.create::<Job>(job("some", "", spec)).await;
+    all_act(&c, "some", 5, |i| if matches!(i, "0" | "4") { "succeed" } else { "" }).await;
+    let done = c.until_it("some", "to be complete", complete).await;
+    assert_eq!(has(&done, "SuccessCriteriaMet").as_deref(), Some("SuccessPolicy"));
+    assert_eq!(has(&done, "Complete").as_deref(), Some("SuccessPolicy"));
+    assert_eq!(counts(&done), (0, 2, 0), "what was left over did not fail");
+    let status = done.status.expect("a status");
+    assert_eq!(status.completed_indexes.as_deref(), Some("0,4"));
+    let messages = status.conditions.expect("conditions");
+    assert!(messages.iter().all(|c| c.message.as_deref() == Some("Matched rules at index 0")));
+}
+
 /// Whatever is killed when, every pod that ended is counted once.
 async fn count_under_fire(seed: u64, indexed: bool) {
     let mut random = StdRng::seed_from_u64(seed);
