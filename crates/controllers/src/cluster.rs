@@ -3,6 +3,7 @@
 use crate::Error;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
     batch::v1::{CronJob, Job},
     coordination::v1::Lease,
     core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount},
@@ -82,6 +83,8 @@ caches! {
     cron_jobs: CronJob,
     /// PodDisruptionBudgets.
     disruption_budgets: PodDisruptionBudget,
+    /// HorizontalPodAutoscalers.
+    autoscalers: HorizontalPodAutoscaler,
     /// ControllerRevisions.
     controller_revisions: ControllerRevision,
     /// ClusterRoles.
@@ -139,10 +142,12 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
         crate::job::start(&cluster),
         crate::cron_job::start(&cluster),
         crate::disruption::start(&cluster),
+        crate::autoscaler::start(&cluster),
         crate::endpoints::start(&cluster),
         crate::service_account::start(&cluster, authority),
         crate::namespace::start(&cluster),
         crate::node_lifecycle::start(&cluster),
+        crate::pod_garbage::start(&cluster),
         crate::garbage::start(&cluster),
         crate::cluster_role_aggregation::start(&cluster),
         crate::resource_quota::start(&cluster),

@@ -2,6 +2,7 @@
 //! shared caches, computes the difference to what is wanted, and acts, and can be killed between any two steps. They reach
 //! state through the Kubernetes API alone.
 
+mod autoscaler;
 mod bootstrap_token;
 mod certificate;
 mod cluster;
@@ -20,6 +21,7 @@ mod namespace;
 mod node_lifecycle;
 mod ownership;
 mod pod_control;
+mod pod_garbage;
 mod pods;
 mod replicas;
 mod resource_quota;

@@ -2,7 +2,7 @@
 //! after their time (Kubernetes documentation, "Nodes", "Node heartbeats", and "Taint-based Evictions"). Pods of nodes that no
 //! longer exist are removed.
 
-use crate::{Cluster, Error, pod_control, pods};
+use crate::{Cluster, Error, pod_control, pod_garbage, pods};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -277,7 +277,7 @@ async fn evict(cluster: &Cluster, node: &Node, now: Timestamp) -> Result<Option<
                      "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(now)},
                 ]}});
                 patch_status(cluster, &pod, why).await?;
-                delete(cluster, &pod, None).await?;
+                delete(cluster, &pod).await?;
             }
             Some(left) => next = Some(next.map_or(left, |n| n.min(left))),
         }
@@ -285,9 +285,8 @@ async fn evict(cluster: &Cluster, node: &Node, now: Timestamp) -> Result<Option<
     Ok(next)
 }
 
-async fn delete(cluster: &Cluster, pod: &Pod, grace: Option<u32>) -> Result<(), Error> {
+async fn delete(cluster: &Cluster, pod: &Pod) -> Result<(), Error> {
     let params = DeleteParams {
-        grace_period_seconds: grace,
         preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
         ..DeleteParams::default()
     };
@@ -308,7 +307,7 @@ async fn remove_pods_of_gone_node(cluster: &Cluster, name: &str) -> Result<(), E
         return Ok(());
     }
     for pod in left {
-        delete(cluster, &pod, Some(0)).await?;
+        pod_garbage::remove(cluster, &pod, Some("PodGC: node no longer exists")).await?;
     }
     Ok(())
 }

@@ -300,6 +300,16 @@ async fn play(client: &Client, clock: &Clock, addresses: &AtomicU32, pod: &Pod) 
     let act = pod.annotations().get("act").map(String::as_str).unwrap_or_default();
     if pod.metadata.deletion_timestamp.is_some() {
         let held = pod.metadata.deletion_grace_period_seconds == Some(0);
+        let runs = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Running"));
+        if runs && !pod.finalizers().is_empty() && act != "linger" {
+            // Whoever holds it learns first how it ended.
+            let end = json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}});
+            let params = PatchParams::default();
+            return match api.patch_status(&pod.name_any(), &params, &Patch::Strategic(end)).await {
+                Ok(pod) => Some(Played::Wrote(Box::new(pod))),
+                Err(_) => Some(Played::Gone),
+            };
+        }
         if act == "linger" || held {
             return None;
         }

@@ -1,5 +1,6 @@
 //! The controllers against the API server itself, in one process, with simulated nodes.
 
+mod autoscalers;
 mod cluster;
 mod cron_jobs;
 mod daemon_sets;

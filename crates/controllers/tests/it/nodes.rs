@@ -95,3 +95,31 @@ async fn a_cordoned_node_is_tainted_and_pods_of_a_node_that_is_gone_are_removed(
     c.everywhere::<Node>().delete("n0", &DeleteParams::default()).await.expect("it is deleted");
     c.until_gone::<Pod>("left").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_nobody_ends_are_removed_from_a_node_out_of_service() {
+    let c = Cluster::start(1).await;
+    pod(&c, "left", json!({})).await;
+    c.patch::<Pod>(
+        "left",
+        json!({"metadata": {"annotations": {"act": "linger"}, "finalizers": ["e2e.test/held"]}}),
+    )
+    .await;
+    c.delete::<Pod>("left", &DeleteParams::default()).await;
+    let off =
+        json!({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}});
+    c.patch_node("n0", off).await;
+    c.settle().await;
+    let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+    let waits = c.api::<Pod>().get("left").await.expect("it is there");
+    assert_eq!(phase(&waits), "Running", "the node is ready: it may still end the pod");
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "Off"}]}});
+    let patch = kube::api::Patch::Strategic(unready);
+    c.everywhere::<Node>().patch_status("n0", &Default::default(), &patch).await.expect("it is not ready");
+    c.until_it("left", "to have failed", |p: &Pod| {
+        phase(p) == "Failed" && p.metadata.deletion_grace_period_seconds == Some(0)
+    })
+    .await;
+    c.patch::<Pod>("left", json!({"metadata": {"finalizers": null}})).await;
+    c.until_gone::<Pod>("left").await;
+}
