@@ -399,7 +399,7 @@ mod tests {
             proptest::prop_assert!(next > after);
             let fires = |at: Timestamp| {
                 let at = at.to_zoned(zone.clone());
-                at.minute() as u8 == minute && at.hour() as u8 % step == 0
+                at.minute() as u8 == minute && (at.hour() as u8).is_multiple_of(step)
             };
             proptest::prop_assert!(fires(next));
             let mut at = Timestamp::from_second((start / 60 + 1) * 60).unwrap();
