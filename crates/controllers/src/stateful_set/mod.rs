@@ -132,7 +132,7 @@ impl StatefulSets {
     }
 
     async fn execute(&self, set: &StatefulSet, revisions: &Revisions, plan: Plan) -> Result<(), Error> {
-        let steps = plan.steps.into_iter().map(|step| self.step(set, revisions, step));
+        let steps = plan.steps.into_iter().map(|step| Box::pin(self.step(set, revisions, step)));
         if plan.ordered {
             for step in steps {
                 step.await?;
