@@ -179,6 +179,27 @@ def test_a_daemon_set_retries_and_rolls_back_without_restarts(ns):
     assert list(alive(ns, "ds")) == before
 
 
+def test_revisions_by_hand(api, ns):
+    """"ControllerRevision … should manage the lifecycle of a ControllerRevision"."""
+    ns.apply(workload("DaemonSet", "ds"))
+    ready(ns, "ds", 1)
+    path = f"/apis/apps/v1/namespaces/{ns.name}/controllerrevisions"
+    count = lambda wanted: eventually(lambda: len(api.get(path, labelSelector="app=ds").ok()["items"]) == wanted)
+    first = api.get(path, labelSelector="app=ds").ok()["items"][0]
+    assert api.patch(f"{path}/{first['metadata']['name']}", {"metadata": {"labels": {"patched": "yes"}}}).ok()["metadata"]["labels"]["patched"] == "yes"
+    meta = {"name": "by-hand", "labels": first["metadata"]["labels"], "ownerReferences": first["metadata"]["ownerReferences"]}
+    made = api.post(path, {"metadata": meta, "data": first["data"], "revision": first["revision"] + 1}).ok()
+    count(2)
+    api.delete(f"{path}/{first['metadata']['name']}").ok()
+    count(1)
+    made["metadata"]["labels"]["by-hand"] = "updated"
+    assert api.put(f"{path}/by-hand", made).ok()["metadata"]["labels"]["by-hand"] == "updated"
+    ns.kubectl("patch", "ds", "ds", "-p", '{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1}},"updateStrategy":{"type":"RollingUpdate"}}}')
+    count(2)
+    api.delete(path, labelSelector="by-hand=updated").ok()
+    count(1)
+
+
 def finished(ns, name, kind="Complete"):
     eventually(lambda: condition(ns.get("job", name), kind) == "True", timeout=40)
     done = ns.get("job", name)["status"]

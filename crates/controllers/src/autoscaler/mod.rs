@@ -51,18 +51,28 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     });
     let cluster = cluster.clone();
     Box::pin(async move {
-        let pasts = Mutex::default();
-        let reconcile = |key| reconcile(&cluster, &queue, &pasts, key);
+        let (pasts, selectors) = (Mutex::default(), Mutex::default());
+        let reconcile = |key| reconcile(&cluster, &queue, &pasts, &selectors, key);
         run_workers("horizontalpodautoscaler", queue.clone(), WORKERS, reconcile).await;
     })
 }
 
 type Pasts = Mutex<HashMap<String, Past>>;
 
-async fn reconcile(cluster: &Cluster, queue: &Queue, pasts: &Pasts, key: Key) -> Result<(), Error> {
+/// What was last seen to be selected: by the autoscaler's name, within a namespace.
+type Selectors = Mutex<HashMap<Key, String>>;
+
+async fn reconcile(
+    cluster: &Cluster,
+    queue: &Queue,
+    pasts: &Pasts,
+    selectors: &Selectors,
+    key: Key,
+) -> Result<(), Error> {
     let Some(owner) = cluster.autoscalers.get(&key.namespace, &key.name) else {
         let known: Vec<_> = cluster.autoscalers.all().iter().filter_map(|h| h.uid()).collect();
         pasts.lock().retain(|uid, _| known.contains(uid));
+        selectors.lock().remove(&key);
         return Ok(());
     };
     // What went wrong stands in the conditions; another try comes with the next period in any case.
@@ -71,7 +81,7 @@ async fn reconcile(cluster: &Cluster, queue: &Queue, pasts: &Pasts, key: Key) ->
     let uid = owner.uid().unwrap_or_default();
     let past = pasts.lock().get(&uid).cloned().unwrap_or_default();
     let status = owner.status.clone().unwrap_or_default();
-    let mut turn = Turn { cluster, owner: &owner, spec, status, past, now: cluster.now() };
+    let mut turn = Turn { cluster, owner: &owner, spec, status, past, selectors, now: cluster.now() };
     turn.run().await;
     let Turn { status, past, .. } = turn;
     pasts.lock().insert(uid, past);
@@ -90,6 +100,7 @@ struct Turn<'a> {
     spec: &'a HorizontalPodAutoscalerSpec,
     status: HorizontalPodAutoscalerStatus,
     past: Past,
+    selectors: &'a Selectors,
     now: Timestamp,
 }
 
@@ -254,7 +265,30 @@ impl Turn<'_> {
         };
         let mut pods = self.cluster.pods.in_namespace(&self.owner.namespace().unwrap_or_default());
         pods.retain(|p| parsed.matches(p.labels()));
+        let rivals = self.rivals(selector, &pods);
+        if rivals.len() > 1 {
+            let rivals = rivals.join(" ");
+            let why = format!("pods by selector {selector} are controlled by multiple HPAs: [{rivals}]");
+            self.tell(EventType::Warning, "AmbiguousSelector", why.as_str());
+            self.set("ScalingActive", false, "AmbiguousSelector", why);
+            return None;
+        }
         Some(pods)
+    }
+
+    /// The autoscalers that select any of these pods, this one among them.
+    fn rivals(&self, selector: &str, pods: &[Arc<Pod>]) -> Vec<String> {
+        let own = Key::of(self.owner);
+        let mut selectors = self.selectors.lock();
+        selectors.insert(own.clone(), selector.to_string());
+        let selects = |selector: &str| {
+            Selector::parse(selector).is_ok_and(|s| pods.iter().any(|p| s.matches(p.labels())))
+        };
+        let others = selectors.iter().filter(|(key, _)| key.namespace == own.namespace);
+        let mut all: Vec<_> =
+            others.filter(|(key, s)| **key == own || selects(s)).map(|(key, _)| key.to_string()).collect();
+        all.sort();
+        all
     }
 
     /// The most that any metric wants.

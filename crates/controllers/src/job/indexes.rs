@@ -19,6 +19,12 @@ impl Indexes {
         Self(all)
     }
 
+    /// Those below a number.
+    pub(super) fn below(mut self, end: i32) -> Self {
+        self.0.retain(|index| *index < end);
+        self
+    }
+
     pub(super) fn contains(&self, index: i32) -> bool {
         self.0.contains(&index)
     }

@@ -135,21 +135,27 @@ async fn advance(cluster: &Cluster, job: &Job, mine: &[Arc<Pod>], now: Timestamp
             active.clear();
         }
     } else {
+        let mut misplaced = Vec::new();
+        if spec.completion_mode.as_deref() == Some("Indexed") && !suspended {
+            misplaced = pod::misplaced(spec.completions.unwrap_or(0), &active);
+            active.retain(|p| !misplaced.iter().any(|m| m.metadata.uid == p.metadata.uid));
+        }
         let (wanted, pause) =
             if suspended { (0, None) } else { wanted(&spec, &status, active.len(), mine, now) };
         look_again = pause;
         if active.len() > wanted {
             // Pods that are not ready are given up first.
             active.sort_by_key(|p| (pods::is_ready(p), p.metadata.creation_timestamp.as_ref().map(|t| t.0)));
-            let doomed: Vec<_> = active.drain(..active.len() - wanted).take(BURST).collect();
-            failure = give_up(cluster, job, &doomed).await.err();
+            misplaced.extend(active.drain(..active.len() - wanted).take(BURST));
+            failure = give_up(cluster, job, &misplaced).await.err();
         } else {
+            let given_up = give_up(cluster, job, &misplaced).await;
             let missing = (wanted - active.len()).min(BURST);
             let next = pod::next(job, &status, &active, mine, missing, now);
             look_again = [look_again, next.look_again].into_iter().flatten().min();
             let made = pod_control::create(cluster, job, next.pods).await;
             active.extend(made.pods);
-            failure = made.failure;
+            failure = made.failure.or(given_up.err());
         }
     }
     if let Some(deadline) = spec.active_deadline_seconds.filter(|_| verdict.is_none() && !suspended) {

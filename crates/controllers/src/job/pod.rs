@@ -9,7 +9,10 @@ use k8s_openapi::api::{
     core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod},
 };
 use kube::ResourceExt;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
@@ -66,6 +69,22 @@ pub(super) fn next(
         next.pods.push(pod);
     }
     next
+}
+
+/// Of the active pods of a Job with indexes, those that work on none of its indexes, or on one that another works on.
+pub(super) fn misplaced(completions: i32, active: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+    let mut best: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
+    let rank =
+        |pod: &Pod| (!pods::is_ready(pod), pod.metadata.creation_timestamp.as_ref().map(|t| t.0), pod.uid());
+    for pod in active {
+        let Some(index) = index_of(pod).filter(|i| *i < completions) else { continue };
+        let first = best.entry(index).or_insert(pod);
+        if rank(pod) < rank(first) {
+            *first = pod;
+        }
+    }
+    let stays = |pod: &Pod| best.values().any(|b| b.metadata.uid == pod.metadata.uid);
+    active.iter().filter(|p| !stays(p)).cloned().collect()
 }
 
 /// The index that a pod works on.

@@ -52,12 +52,14 @@ pub(super) async fn count(
 ) -> Result<Job, Error> {
     let mut uncounted =
         job.status.as_ref().and_then(|s| s.uncounted_terminated_pods.clone()).unwrap_or_default();
-    let mut completed =
-        Indexes::parse(job.status.as_ref().and_then(|s| s.completed_indexes.as_deref()).unwrap_or_default());
-    let mut failed_indexes =
-        Indexes::parse(job.status.as_ref().and_then(|s| s.failed_indexes.as_deref()).unwrap_or_default());
     let spec = job.spec.clone().unwrap_or_default();
     let completions = spec.completions.unwrap_or(0);
+    // A Job may have been made smaller since.
+    let read = |text: Option<&String>| {
+        Indexes::parse(text.map(String::as_str).unwrap_or_default()).below(completions)
+    };
+    let mut completed = read(job.status.as_ref().and_then(|s| s.completed_indexes.as_ref()));
+    let mut failed_indexes = read(job.status.as_ref().and_then(|s| s.failed_indexes.as_ref()));
     // The condition of a failure that ends the Job must be written before its pod may go.
     let mut noted = note_end(&mut job, &spec, mine, cluster.now());
     for pod in mine.iter().filter(|p| is_tracked(p)) {

@@ -101,3 +101,18 @@ async fn a_target_that_was_put_to_rest_stays_so() {
     until_condition(&c, "ScalingActive", "False", "ScalingDisabled").await;
     assert!(c.pods("web").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_autoscalers_of_the_same_pods_change_nothing() {
+    let c = Cluster::start(1).await;
+    c.create::<Deployment>(deployment(2)).await;
+    c.until("pods", async || (c.pods("web").await.len() == 2).then_some(())).await;
+    let mut other = autoscaler("Deployment", "web", json!({}));
+    other["metadata"]["name"] = "other".into();
+    c.create::<HorizontalPodAutoscaler>(other).await;
+    c.until_it("other", "to have looked", |h| condition(h, "ScalingActive").is_some()).await;
+    c.create::<HorizontalPodAutoscaler>(autoscaler("Deployment", "web", json!({}))).await;
+    let why = until_condition(&c, "ScalingActive", "False", "AmbiguousSelector").await;
+    let want = "pods by selector app=web are controlled by multiple HPAs: [default/other default/scaler]";
+    assert_eq!(why, want);
+}

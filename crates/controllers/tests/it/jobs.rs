@@ -212,6 +212,22 @@ async fn each_index_may_fail_so_often_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_indexes_grows_and_shrinks() {
+    let c = Cluster::start(1).await;
+    let spec = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed"});
+    c.create::<Job>(job("elastic", "", spec)).await;
+    all_act(&c, "elastic", 3, |i| if i == "2" { "succeed" } else { "" }).await;
+    c.until_it("elastic", "to have one done", |j| counts(j) == (2, 1, 0)).await;
+    c.patch::<Job>("elastic", json!({"spec": {"completions": 1, "parallelism": 1}})).await;
+    let small = c.until_it("elastic", "to be small", |j| counts(j) == (1, 0, 0)).await;
+    assert_eq!(small.status.expect("a status").completed_indexes, None, "that index is none of it any more");
+    c.patch::<Job>("elastic", json!({"spec": {"completions": 2, "parallelism": 2}})).await;
+    all_act(&c, "elastic", 2, |_| "succeed").await;
+    let done = c.until_it("elastic", "to be complete", complete).await;
+    assert_eq!(done.status.expect("a status").completed_indexes.as_deref(), Some("0,1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_many_failed_indexes_end_the_job() {
     let c = Cluster::start(1).await;
     let spec = json!({"completions": 10, "parallelism": 10, "completionMode": "Indexed", "backoffLimitPerIndex": 0,

@@ -186,12 +186,7 @@ async fn a_pod_that_failed_comes_back_under_its_name() {
     c.create::<StatefulSet>(set(2, json!({}))).await;
     c.until_it("db", "to have two", complete(2)).await;
     let before = c.api::<Pod>().get("db-0").await.expect("it is there");
-    let failed = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
-    let params = kube::api::PatchParams::default();
-    c.api::<Pod>()
-        .patch_status("db-0", &params, &kube::api::Patch::Merge(failed))
-        .await
-        .expect("it is said to have failed");
+    c.patch::<Pod>("db-0", json!({"metadata": {"annotations": {"act": "fail"}}})).await;
     c.until_it("db-0", "to be another", |p: &Pod| p.uid() != before.uid()).await;
     c.until_it("db", "to be whole", complete(2)).await;
     assert_eq!(names(&c).await, ["db-0", "db-1"]);
