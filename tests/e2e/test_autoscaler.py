@@ -15,6 +15,7 @@ def test_load_brings_more_pods(ns):
     eventually(lambda: hpa()["status"].get("desiredReplicas", 0) > 1, timeout=60)
     assert condition(hpa(), "ScalingActive") == condition(hpa(), "AbleToScale") == "True"
     metric = hpa()["status"]["currentMetrics"][0]["resource"]
+    assert "cpu: " in ns.kubectl("get", "hpa", "busy")
     assert metric["name"] == "cpu" and metric["current"]["averageUtilization"] > 50
     eventually(lambda: ns.get("deployment", "busy")["spec"]["replicas"] > 1)
     assert any("above target" in e["message"] for e in ns.events("busy") if e["reason"] == "SuccessfulRescale")

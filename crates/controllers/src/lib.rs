@@ -12,6 +12,7 @@ mod daemon_set;
 mod deployment;
 mod discovery;
 mod disruption;
+mod endings;
 mod endpoints;
 mod garbage;
 mod history;

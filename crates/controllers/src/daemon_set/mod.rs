@@ -6,20 +6,18 @@ mod placement;
 mod plan;
 mod status;
 
-use crate::{Cluster, Error, ownership, pod_control, pods};
+use crate::{Cluster, Error, endings::Endings, ownership, pod_control, pods};
 use futures::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
 use kube::ResourceExt;
 use orlop_client::{EventType, Key, Queue, run_workers};
-use parking_lot::Mutex;
 use plan::{Plan, View};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 const WORKERS: usize = 4;
 pub(super) const HASH_LABEL: &str = "controller-revision-hash";
-/// How long a pod that ended waits for its successor: doubled each time, forgotten after twice the longest.
-const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// The longest that a pod that ended waits for its successor.
 const LAST_PAUSE: SignedDuration = SignedDuration::from_mins(15);
 
 /// Registers with the caches; the future does the work.
@@ -37,35 +35,10 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     });
     let cluster = cluster.clone();
     Box::pin(async move {
-        let endings = Endings::default();
+        let endings = Endings::up_to(LAST_PAUSE);
         let reconcile = |key| reconcile(&cluster, &queue, &endings, key);
         run_workers("daemonset", queue.clone(), WORKERS, reconcile).await;
     })
-}
-
-/// When daemon pods ended lately, by set and node.
-#[derive(Default)]
-struct Endings {
-    last: Mutex<HashMap<(String, String), (Timestamp, SignedDuration)>>,
-}
-
-impl Endings {
-    /// How long a pod that ended on the node still has to wait for its successor.
-    fn pause(&self, set: &str, node: &str, now: Timestamp) -> Option<Duration> {
-        let (at, pause) = *self.last.lock().get(&(set.to_string(), node.to_string()))?;
-        let left = pause - now.duration_since(at);
-        (left > SignedDuration::ZERO).then(|| left.unsigned_abs())
-    }
-
-    fn note(&self, set: &str, node: &str, now: Timestamp) {
-        let mut last = self.last.lock();
-        last.retain(|_, (at, _)| now.duration_since(*at) <= LAST_PAUSE * 2);
-        let entry = last.entry((set.to_string(), node.to_string()));
-        let entry = entry
-            .and_modify(|(_, pause)| *pause = (*pause * 2).min(LAST_PAUSE))
-            .or_insert((now, FIRST_PAUSE));
-        entry.0 = now;
-    }
 }
 
 async fn reconcile(cluster: &Cluster, queue: &Queue, endings: &Endings, key: Key) -> Result<(), Error> {

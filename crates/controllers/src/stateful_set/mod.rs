@@ -9,10 +9,12 @@ mod status;
 
 use crate::{
     Cluster, Error,
+    endings::Endings,
     history::{forget, keep, template_of},
     ownership,
 };
 use futures::future::BoxFuture;
+use jiff::SignedDuration;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet},
     core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
@@ -30,6 +32,8 @@ const WORKERS: usize = 5;
 const REVISION_LABEL: &str = "controller-revision-hash";
 /// Most steps taken at a time.
 const AT_ONCE: usize = 64;
+/// The longest that a pod that ended waits for its successor.
+const LAST_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
@@ -49,7 +53,7 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
             }
         }
     });
-    let sets = StatefulSets { cluster: cluster.clone(), claims };
+    let sets = StatefulSets { cluster: cluster.clone(), claims, endings: Endings::up_to(LAST_PAUSE) };
     Box::pin(async move {
         let reconcile = async |key| {
             sets.claims.synced().await;
@@ -66,6 +70,7 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
 struct StatefulSets {
     cluster: Cluster,
     claims: Arc<Informer<PersistentVolumeClaim>>,
+    endings: Endings,
 }
 
 /// The revisions that pods are made of.
@@ -97,10 +102,12 @@ impl StatefulSets {
         };
         let revisions = Revisions { current: named(current), update: named(&history.present) };
 
-        let plan = plan::plan(&View { set: &set, update: &update, mine: &mine, now });
+        let uid = set.uid().unwrap_or_default();
+        let pause = |ordinal: i64| self.endings.pause(&uid, &ordinal.to_string(), now);
+        let plan = plan::plan(&View { set: &set, update: &update, mine: &mine, pause: &pause, now });
         let look_again = plan.look_again;
         let outcome = self.execute(&set, &revisions, plan).await;
-        let left = cluster.pods.owned_by(&set.uid().unwrap_or_default());
+        let left = cluster.pods.owned_by(&uid);
         let written = self.write_status(&set, &left, &revisions, now).await;
         let current = current.name_any();
         let in_use = |r: &ControllerRevision| {
@@ -168,6 +175,11 @@ impl StatefulSets {
             }
             Step::TendClaims(pod) => self.tend_claims(set, &pod).await,
             Step::Delete(pod) => self.delete(set, &pod).await,
+            Step::Replace(pod, ordinal) => {
+                let uid = set.uid().unwrap_or_default();
+                self.endings.note(&uid, &ordinal.to_string(), self.cluster.now());
+                self.delete(set, &pod).await
+            }
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) enum Step {
     /// See that the claims of a pod that is no longer wanted go or stay as told.
     TendClaims(Arc<Pod>),
     Delete(Arc<Pod>),
+    /// Delete a pod that has ended, so that another takes its place.
+    Replace(Arc<Pod>, i64),
 }
 
 /// What to do now. Steps come one after the other if `ordered`, else as many at a time as one likes; whatever fails ends it.
@@ -39,6 +41,8 @@ pub(super) struct View<'a> {
     /// Names of the revisions.
     pub update: &'a str,
     pub mine: &'a [Arc<Pod>],
+    /// How long an ended pod of an ordinal has to wait for its successor.
+    pub pause: &'a (dyn Fn(i64) -> Option<Duration> + Sync),
     pub now: Timestamp,
 }
 
@@ -96,8 +100,11 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
         };
         if pods::is_finished(pod) {
             // Its successor comes when it is gone: there are never two of one name.
-            if !pods::is_terminating(pod) {
-                plan.steps.push(Step::Delete((*pod).clone()));
+            match (view.pause)(ordinal).filter(|_| !pods::is_terminating(pod)) {
+                // One that ends again and again is replaced less and less often.
+                Some(wait) => plan.look_again = Some(plan.look_again.map_or(wait, |w| w.min(wait))),
+                None if pods::is_terminating(pod) => {}
+                None => plan.steps.push(Step::Replace((*pod).clone(), ordinal)),
             }
             if ordered {
                 return plan;
@@ -124,7 +131,8 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
             if ordered {
                 return plan;
             }
-        } else if ordered && unavailable(pod) && !gone_anyway {
+        } else if ordered && unavailable(pod) && !gone_anyway && !pods::is_finished(pod) {
+            // It may yet come up, and be of use to the others while they go. One that has ended never will.
             return plan;
         } else {
             plan.steps.push(Step::Delete((*pod).clone()));
@@ -198,12 +206,14 @@ mod tests {
         let mine: Vec<_> =
             states.iter().zip(0..).filter(|(s, _)| !s.is_empty()).map(|(s, i)| pod(i, s)).collect();
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(100);
-        let plan = plan(&View { set, update: "new", mine: &mine, now });
+        let plan = plan(&View { set, update: "new", mine: &mine, pause: &|_| None, now });
         let told = plan.steps.iter().filter_map(|step| match step {
             Step::Create { ordinal, current } => {
                 Some(format!("{}{ordinal}", if *current { '*' } else { '+' }))
             }
-            Step::Delete(pod) => Some(format!("-{}", identity::ordinal_of(set, pod)?)),
+            Step::Delete(pod) | Step::Replace(pod, _) => {
+                Some(format!("-{}", identity::ordinal_of(set, pod)?))
+            }
             _ => None,
         });
         told.collect::<Vec<_>>().join(" ")
@@ -296,7 +306,124 @@ mod tests {
         let set = set(json!({"minReadySeconds": 120}));
         assert_eq!(steps(&set, &["ready"]), "");
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(100);
-        let plan = plan(&View { set: &set, update: "new", mine: &[pod(0, "ready")], now });
+        let plan = plan(&View { set: &set, update: "new", mine: &[pod(0, "ready")], pause: &|_| None, now });
         assert_eq!(plan.look_again, Some(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn a_pod_that_ended_before_waits_for_its_successor() {
+        let pause = |ordinal| (ordinal == 1).then_some(Duration::from_secs(3));
+        let mine = [pod(0, "failed"), pod(1, "failed")];
+        let set = set(json!({"podManagementPolicy": "Parallel", "replicas": 2}));
+        let plan =
+            plan(&View { set: &set, update: "new", mine: &mine, pause: &pause, now: Timestamp::UNIX_EPOCH });
+        assert!(matches!(&plan.steps[..], [Step::Replace(_, 0)]), "{:?}", plan.steps);
+        assert_eq!(plan.look_again, Some(Duration::from_secs(3)));
+    }
+
+    /// What may become of a pod by itself.
+    #[derive(Clone, Copy, Debug)]
+    enum Fate {
+        Ready,
+        Unready,
+        Failed,
+        Gone,
+    }
+
+    /// The states of the pods of ordinals 0 to 5 after a step; an ordinal without a pod has the empty text.
+    fn after(states: &mut [String], step: &Step, set: &StatefulSet) {
+        match step {
+            Step::Create { ordinal, current } => {
+                let place = &mut states[*ordinal as usize];
+                assert!(place.is_empty(), "two pods of ordinal {ordinal}");
+                *place = if *current { "-pending".into() } else { "pending".into() };
+            }
+            Step::Delete(pod) | Step::Replace(pod, _) => {
+                let ordinal = identity::ordinal_of(set, pod).unwrap();
+                states[ordinal as usize] = "going".into();
+            }
+            _ => {}
+        }
+    }
+
+    fn planned(set: &StatefulSet, states: &[String]) -> Vec<Step> {
+        let mine = states.iter().zip(0..).filter(|(s, _)| !s.is_empty());
+        let mine: Vec<_> = mine.map(|(s, i)| pod(i, s)).collect();
+        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(100);
+        plan(&View { set, update: "new", mine: &mine, pause: &|_| None, now }).steps
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+        /// Whatever becomes of pods: what is promised holds at every step, and when they are left alone all is as asked for.
+        #[test]
+        fn promises_hold_and_the_end_is_reached(
+            replicas in 0..6usize,
+            parallel: bool,
+            partition in 0..4i64,
+            most in 1..3i64,
+            start in proptest::collection::vec(0..6usize, 6),
+            fates in proptest::collection::vec((0..6usize, 0..4usize), 0..20),
+        ) {
+            let policy = if parallel { "Parallel" } else { "OrderedReady" };
+            let set = set(json!({"replicas": replicas, "podManagementPolicy": policy, "updateStrategy": {
+                "type": "RollingUpdate", "rollingUpdate": {"partition": partition, "maxUnavailable": most}}}));
+            let kinds = ["", "ready", "-ready", "unready", "pending", "failed"];
+            let mut states: Vec<String> = start.iter().map(|i| kinds[*i].to_string()).collect();
+            let fates = fates.into_iter().map(|(place, fate)| {
+                (place, [Fate::Ready, Fate::Unready, Fate::Failed, Fate::Gone][fate])
+            });
+            // After all that may happen, everything turns out well.
+            let well = (0..60).flat_map(|_| (0..6).map(|place| (place, Fate::Ready)));
+            for (place, fate) in fates.chain(well) {
+                let old = if states[place].starts_with('-') { "-" } else { "" };
+                let state = states[place].trim_start_matches('-').to_string();
+                states[place] = match (state.as_str(), fate) {
+                    ("", _) => String::new(),
+                    ("going", Fate::Ready | Fate::Gone) | (_, Fate::Gone) => String::new(),
+                    ("going" | "failed", _) => format!("{old}{state}"),
+                    (_, Fate::Ready) => format!("{old}ready"),
+                    (_, Fate::Unready) => format!("{old}unready"),
+                    (_, Fate::Failed) => format!("{old}failed"),
+                };
+                let before = states.clone();
+                let is_ready = |i: usize| before[i].ends_with("ready") && !before[i].ends_with("unready");
+                let steps = planned(&set, &states);
+                let mut taken = 0;
+                for step in &steps {
+                    match step {
+                        Step::Create { ordinal, current } => {
+                            let ordinal = *ordinal as usize;
+                            proptest::prop_assert!(ordinal < replicas);
+                            proptest::prop_assert_eq!(*current, (ordinal as i64) < partition);
+                            proptest::prop_assert!(parallel || (0..ordinal).all(is_ready), "{before:?} {step:?}");
+                        }
+                        Step::Delete(pod) => {
+                            let ordinal = identity::ordinal_of(&set, pod).unwrap() as usize;
+                            if ordinal < replicas {
+                                proptest::prop_assert!(before[ordinal].starts_with('-') && ordinal as i64 >= partition);
+                                taken += usize::from(is_ready(ordinal));
+                            } else if !parallel {
+                                proptest::prop_assert!((ordinal + 1..6).all(|i| before[i].is_empty()), "{before:?}");
+                            }
+                        }
+                        _ => {}
+                    }
+                    after(&mut states, step, &set);
+                }
+                let away = (0..replicas).filter(|i| !is_ready(*i)).count();
+                proptest::prop_assert!(taken == 0 || away + taken <= most as usize, "{before:?} {steps:?}");
+            }
+            for (ordinal, state) in states.iter().enumerate() {
+                let fits = match state.as_str() {
+                    "" => ordinal >= replicas,
+                    "ready" => ordinal < replicas,
+                    "-ready" => ordinal < replicas && (ordinal as i64) < partition,
+                    _ => false,
+                };
+                proptest::prop_assert!(fits, "{ordinal}: {states:?}");
+            }
+        }
     }
 }
