@@ -96,6 +96,31 @@ def test_a_drain_takes_pods_away_as_fast_as_the_budget_allows(cluster, ns):
     try:
         drained = cluster.run("drain", cluster.node, "--pod-selector=app=guarded", "--timeout=2s", check=False)
         assert drained.returncode != 0 and "Cannot evict pod" in drained.stderr
-        assert len([p for p in ns.pods("app=guarded") if condition(p, "Ready") == "True"]) == 1
+        eventually(lambda: len([p for p in ns.pods("app=guarded") if condition(p, "Ready") == "True"]) == 1)
     finally:
         cluster.kubectl("uncordon", cluster.node)
+
+
+def test_a_budget_counts_what_a_custom_owner_asks_for(cluster, ns):
+    group = f"{ns.name}.e2e.test"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    scale = {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema},
+               "subresources": {"status": {}, "scale": scale}}
+    definition = f"herds.{group}"
+    cluster.apply({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": definition},
+                   "spec": {"group": group, "scope": "Namespaced", "versions": [version],
+                            "names": {"plural": "herds", "singular": "herd", "kind": "Herd", "listKind": "HerdList"}}})
+    try:
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/{definition}", "--timeout=10s")
+        eventually(lambda: ns.apply({"apiVersion": f"{group}/v1", "kind": "Herd", "metadata": {"name": "h"}, "spec": {"replicas": 3}}) is None)
+        owner = {"apiVersion": f"{group}/v1", "kind": "Herd", "name": "h", "controller": True,
+                 "uid": ns.get(definition, "h")["metadata"]["uid"]}
+        member = pod("member", "sleep", "600")
+        member["metadata"]["ownerReferences"] = [owner]
+        ns.apply(member, {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "h"},
+                          "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "member"}}}})
+        numbers = lambda s: (s["expectedPods"], s["desiredHealthy"], s["currentHealthy"], s["disruptionsAllowed"])
+        eventually(lambda: numbers(ns.get("pdb", "h")["status"]) == (3, 2, 1, 0))
+    finally:
+        cluster.kubectl("delete", "crd", definition, "--wait=false")
