@@ -301,13 +301,11 @@ async fn remove_pods_of_gone_node(cluster: &Cluster, name: &str) -> Result<(), E
     if left.is_empty() {
         return Ok(());
     }
-    // The cache may lag behind a node that was just made anew.
-    let api = Api::<Node>::all(cluster.client.clone());
-    if found(api.get_metadata(name).await).map_err(Error::at("looking for a node"))?.is_some() {
+    if !pod_garbage::is_gone(cluster, name).await? {
         return Ok(());
     }
     for pod in left {
-        pod_garbage::remove(cluster, &pod, Some("PodGC: node no longer exists")).await?;
+        pod_garbage::remove(cluster, &pod, Some(pod_garbage::NODE_GONE)).await?;
     }
     Ok(())
 }

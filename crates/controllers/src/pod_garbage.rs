@@ -9,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
-    ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use orlop_client::{Key, Queue, found, run_workers};
@@ -17,6 +17,8 @@ use serde_json::json;
 use std::{sync::Arc, time::Duration};
 
 const WORKERS: usize = 2;
+/// Why a pod goes whose node went.
+pub(crate) const NODE_GONE: &str = "PodGC: node no longer exists";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// How many pods that have ended may be kept.
 const ENDED: usize = 12_500;
@@ -66,12 +68,21 @@ async fn reconcile(cluster: &Cluster, key: Key) -> Result<(), Error> {
     if !pods::is_terminating(&pod) || held {
         return Ok(());
     }
-    let never_placed = node_of(&pod).is_empty();
-    let node = cluster.nodes.get("", node_of(&pod));
-    if never_placed || node.is_some_and(|n| is_out_of_service(&n)) {
-        remove(cluster, &pod, None).await?;
+    let name = node_of(&pod);
+    match cluster.nodes.get("", name) {
+        _ if name.is_empty() => remove(cluster, &pod, None).await,
+        Some(node) if is_out_of_service(&node) => remove(cluster, &pod, None).await,
+        Some(_) => Ok(()),
+        None if is_gone(cluster, name).await? => remove(cluster, &pod, Some(NODE_GONE)).await,
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Whether there is no node of that name: the cache may lag behind one that was just made.
+pub(crate) async fn is_gone(cluster: &Cluster, node: &str) -> Result<bool, Error> {
+    let api = Api::<Node>::all(cluster.client.clone());
+    let there = found(api.get_metadata(node).await).map_err(Error::at("looking for a node"))?;
+    Ok(there.is_none())
 }
 
 /// Says that a pod has failed, and why if that is given, and deletes it at once.

@@ -290,6 +290,29 @@ async fn a_failure_policy_ends_the_job_its_index_or_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_went_with_its_node_is_replaced_and_can_be_forgiven() {
+    let c = Cluster::start(2).await;
+    let spec = json!({"backoffLimit": 0, "podFailurePolicy": {"rules": [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}});
+    c.create::<Job>(job("sum", "", spec)).await;
+    c.until_it("sum", "to run", |j| counts(j).0 == 1).await;
+    let first = c.until("its pod to have a node", async || {
+        let pod = c.pods("sum").await.pop()?;
+        Some((pod.name_any(), pod.spec?.node_name?))
+    });
+    let (name, node) = first.await;
+    // Nobody speaks for the node any more.
+    c.patch::<Pod>(&name, json!({"metadata": {"annotations": {"act": "wait"}}})).await;
+    let nodes = c.everywhere::<k8s_openapi::api::core::v1::Node>();
+    nodes.delete(&node, &DeleteParams::default()).await.expect("the node is deleted");
+    c.until_gone::<Pod>(&name).await;
+    later(&c, "sum").await;
+    all_act(&c, "sum", 1, |_| "succeed").await;
+    let done = c.until_it("sum", "to be complete", complete).await;
+    assert_eq!(counts(&done), (0, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_success_policy_ends_the_job_before_all_indexes_are_done() {
     let c = Cluster::start(1).await;
     let spec = json!({"completions": 5, "parallelism": 5, "completionMode": "Indexed",
