@@ -226,7 +226,12 @@ impl Subject<'_> {
         };
         let (replicas, current) = measured.await.map_err(|why| Unmeasured {
             reason: "FailedGetObjectMetric",
-            doing: format!("failed to get object metric value: {why}"),
+            doing: match source.target.type_.as_str() {
+                "AverageValue" => {
+                    format!("failed to get object metric value: failed to get {name} object metric: {why}")
+                }
+                _ => format!("failed to get object metric value: {why}"),
+            },
             why,
         })?;
         let told = format!("{} metric {name}", about.kind);
@@ -267,7 +272,14 @@ impl Subject<'_> {
         };
         let (replicas, current) = measured.await.map_err(|why| Unmeasured {
             reason: "FailedGetExternalMetric",
-            doing: format!("failed to get {name} external metric value: {why}"),
+            doing: match &source.target.average_value {
+                Some(_) => {
+                    format!("failed to get {name} external metric value: failed to get {name} external metric: {why}")
+                }
+                None => {
+                    format!("failed to get {name} external metric value: failed to get external metric {name}: {why}")
+                }
+            },
             why,
         })?;
         Ok(Measured {

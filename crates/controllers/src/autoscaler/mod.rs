@@ -148,13 +148,7 @@ impl Turn<'_> {
         let version = target.api_version.as_deref().unwrap_or("v1");
         let kind = match scale::find(self.cluster, &namespace, version, &target.kind).await {
             Ok(kind) => kind,
-            Err(scale::Unknown::Version(why)) => {
-                return self.no_scale(&format!("invalid API version in scale target reference: {why}"));
-            }
-            Err(why) => {
-                let why = format!("unable to determine resource for scale target reference: {why}");
-                return self.no_scale(&why);
-            }
+            Err(why) => return self.no_scale(&why.to_string()),
         };
         let scale = match kind.get(&target.name).await {
             Ok(Some(scale)) => scale,

@@ -89,6 +89,13 @@ async fn what_is_missing_is_said_and_nothing_is_changed() {
         "target": {"type": "Value", "value": "10"}}}]);
     c.patch::<HorizontalPodAutoscaler>("scaler", json!({"spec": {"metrics": metrics}})).await;
     until_condition(&c, "ScalingActive", "False", "FailedGetExternalMetric").await;
+    let why = "failed to get queue external metric value: failed to get external metric queue: unable to get external metric \
+               default/queue/nil: unable to fetch metrics from external metrics API: the server could not find the requested \
+               resource (get queue.external.metrics.k8s.io)";
+    c.until_event("FailedComputeMetricsReplicas", why).await;
+    let target = json!({"scaleTargetRef": {"apiVersion": "apps/v2", "kind": "Herd", "name": "web"}});
+    c.patch::<HorizontalPodAutoscaler>("scaler", json!({"spec": target})).await;
+    c.until_event("FailedGetScale", "no matches for kind \"Herd\" in group \"apps\"").await;
     let set = c.api::<StatefulSet>().get("web").await.expect("it is there");
     assert_eq!(set.spec.and_then(|s| s.replicas), Some(2));
 }
