@@ -10,6 +10,7 @@ pub mod field_path;
 pub mod int_or_string;
 pub mod kind;
 pub mod kinds;
+pub mod local_volume;
 pub mod metadata;
 pub mod name;
 

@@ -89,19 +89,28 @@ fn is_long(info: &RequestInfo) -> bool {
         || info.target.as_ref().is_some_and(|t| STREAMS.contains(&t.subresource.as_str()))
 }
 
-/// The fields that the selector of a list or watch pins to a value.
+/// The fields that the selectors of a list or watch pin to a value; labels among them, as `metadata.labels[KEY]`.
 fn pinned_fields(info: &RequestInfo, query: &str) -> Vec<(String, String)> {
     if !matches!(info.verb, Verb::List | Verb::Watch) {
         return Vec::new();
     }
     let query = Query::parse(query);
-    let requirements = query.get("fieldSelector").unwrap_or_default().split(',');
-    requirements
-        .filter_map(|requirement| {
-            let (field, value) = requirement.split_once('=')?;
-            let value = value.strip_prefix('=').unwrap_or(value);
-            (!field.ends_with('!')).then(|| (field.trim().to_string(), value.trim().to_string()))
-        })
+    let pinned = |selector: &str| {
+        let requirements = query.get(selector).unwrap_or_default().split(',');
+        requirements
+            .filter_map(|requirement| {
+                let (key, value) = requirement.split_once('=')?;
+                let value = value.strip_prefix('=').unwrap_or(value);
+                (!key.ends_with('!')).then(|| (key.trim().to_string(), value.trim().to_string()))
+            })
+            .collect::<Vec<_>>()
+    };
+    let labels = pinned("labelSelector").into_iter();
+    let labels = labels.map(|(key, value)| (format!("metadata.labels[{key}]"), value));
+    pinned("fieldSelector")
+        .into_iter()
+        .filter(|(field, _)| !field.starts_with("metadata.labels["))
+        .chain(labels)
         .collect()
 }
 

@@ -6,10 +6,14 @@ use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
     batch::v1::{CronJob, Job},
     coordination::v1::Lease,
-    core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount},
+    core::v1::{
+        Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+        Service, ServiceAccount,
+    },
     discovery::v1::EndpointSlice,
     policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
+    storage::v1::StorageClass,
 };
 use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
 use orlop_client::{Clock, Informer, Recorder};
@@ -89,6 +93,12 @@ caches! {
     controller_revisions: ControllerRevision,
     /// ClusterRoles.
     cluster_roles: ClusterRole,
+    /// PersistentVolumeClaims.
+    persistent_volume_claims: PersistentVolumeClaim,
+    /// PersistentVolumes.
+    persistent_volumes: PersistentVolume,
+    /// StorageClasses.
+    storage_classes: StorageClass,
 }
 
 impl Cluster {
@@ -152,6 +162,8 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
         crate::cluster_role_aggregation::start(&cluster),
         crate::resource_quota::start(&cluster),
         crate::storage_protection::start(&cluster),
+        crate::volume_binder::start(&cluster),
+        crate::ephemeral_volume::start(&cluster),
     ]);
     let work = async {
         cluster.synced().await;

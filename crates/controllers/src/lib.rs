@@ -14,6 +14,7 @@ mod discovery;
 mod disruption;
 mod endings;
 mod endpoints;
+mod ephemeral_volume;
 mod garbage;
 mod history;
 mod job;
@@ -31,6 +32,7 @@ mod service_account;
 mod signers;
 mod stateful_set;
 mod storage_protection;
+mod volume_binder;
 
 pub use cluster::{Cluster, run};
 pub use signers::{Keys, run_signers};

@@ -8,9 +8,8 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use orlop_client::{Informer, Key, Queue, found, run_workers};
+use orlop_client::{Key, Queue, found, run_workers};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
@@ -18,8 +17,7 @@ const VOLUME: &str = "kubernetes.io/pv-protection";
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     let (claim_queue, volume_queue) = (Queue::default(), Queue::default());
-    let claims = Arc::<Informer<PersistentVolumeClaim>>::default();
-    let volumes = Arc::<Informer<PersistentVolume>>::default();
+    let (claims, volumes) = (&cluster.persistent_volume_claims, &cluster.persistent_volumes);
     let on_claim = claim_queue.clone();
     claims.on_change(move |_, new| {
         if let Some(claim) = new.filter(|c| c.metadata.deletion_timestamp.is_some()) {
@@ -48,8 +46,6 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
         let (of_claims, of_volumes) =
             (|key: Key| release_claim(&cluster, key), |key: Key| release_volume(&cluster, key));
         tokio::join!(
-            claims.clone().run(Api::all(cluster.client.clone())),
-            volumes.clone().run(Api::all(cluster.client.clone())),
             run_workers("pvc-protection", claim_queue.clone(), 1, of_claims),
             run_workers("pv-protection", volume_queue.clone(), 1, of_volumes),
         );
@@ -61,7 +57,7 @@ fn has_ended(pod: &Pod) -> bool {
 }
 
 /// The claims that a pod uses.
-fn claims_of(pod: &Pod) -> Vec<String> {
+pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
     volumes
         .into_iter()

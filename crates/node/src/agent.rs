@@ -3,7 +3,7 @@
 
 use crate::{
     Error, NodeConfig, PodNetwork, capacity::Capacity, dispatch, events::Events, image_pull::Puller,
-    metrics::Metrics, objects::ObjectCache, registration, worker::Message,
+    local_volumes, metrics::Metrics, objects::ObjectCache, registration, worker::Message,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -142,11 +142,13 @@ impl Agent {
         let services = Api::<Service>::all(shared.client.clone());
         let informer = shared.services.clone();
         let registered = registration::run(shared.clone());
+        let removing = local_volumes::run(shared.clone());
         let dispatched = dispatch::run(shared, shutdown.clone());
         tokio::select! {
             result = dispatched => result,
             () = registered => Ok(()),
             () = informer.run(services) => Ok(()),
+            () = removing => Ok(()),
             () = shutdown.cancelled() => Ok(()),
         }
     }

@@ -10,6 +10,8 @@ pub struct NodeConfig {
     pub name: String,
     /// Everything the agent keeps: `pods/UID` (volumes and files of pods) and `logs/pods`.
     pub root_dir: PathBuf,
+    /// The folder of persistent volumes that are directories of this node.
+    pub volumes_dir: PathBuf,
     /// Address of this node: `status.addresses`, `status.hostIP` of pods, the address of `hostNetwork` pods.
     pub node_ip: IpAddr,
     /// Port of the agent's HTTPS endpoint (`status.daemonEndpoints.kubeletEndpoint`).
@@ -54,9 +56,11 @@ impl Default for PressureThresholds {
 impl NodeConfig {
     /// A configuration with the usual values for all that has one.
     pub fn new(name: impl Into<String>, root_dir: impl Into<PathBuf>, node_ip: IpAddr) -> Self {
+        let root_dir = root_dir.into();
         Self {
             name: name.into(),
-            root_dir: root_dir.into(),
+            volumes_dir: root_dir.join("volumes"),
+            root_dir,
             node_ip,
             kubelet_port: 10250,
             cluster_dns: Vec::new(),

@@ -15,7 +15,7 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, Time},
     },
 };
-use orlop_api::quantity::Quantity;
+use orlop_api::{local_volume::FOLDER_ANNOTATION, quantity::Quantity};
 use orlop_runtime::Image;
 use std::{collections::BTreeMap, fs};
 
@@ -49,12 +49,18 @@ pub(crate) fn labels(config: &NodeConfig) -> BTreeMap<String, String> {
     all
 }
 
+/// The annotations that every node has: where it keeps volumes that are directories.
+fn annotations(config: &NodeConfig) -> BTreeMap<String, String> {
+    [(FOLDER_ANNOTATION.to_string(), config.volumes_dir.display().to_string())].into()
+}
+
 /// The Node to create.
 pub(crate) fn node(config: &NodeConfig) -> Node {
     Node {
         metadata: ObjectMeta {
             name: Some(config.name.clone()),
             labels: Some(labels(config)),
+            annotations: Some(annotations(config)),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {

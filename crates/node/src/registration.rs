@@ -121,7 +121,9 @@ async fn register(shared: &Shared) -> Result<Node, kube::Error> {
     wanted.status = Some(status(shared, &NodeStatus::default(), &look(shared).await).await);
     let created = match api.create(&PostParams::default(), &wanted).await {
         Err(error) if api_reason(&error) == Some("AlreadyExists") => {
-            let labels = json!({"metadata": {"labels": wanted.metadata.labels}});
+            let metadata = &wanted.metadata;
+            let labels =
+                json!({"metadata": {"labels": metadata.labels, "annotations": metadata.annotations}});
             api.patch(&shared.config.name, &PatchParams::default(), &Patch::Merge(labels)).await?
         }
         other => other?,

@@ -80,6 +80,11 @@ impl Layout {
         self.root.join("node")
     }
 
+    /// Persistent volumes that are directories of this node.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     /// Addresses given to pods.
     pub(crate) fn network(&self) -> PathBuf {
         self.root.join("network")

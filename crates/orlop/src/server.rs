@@ -402,6 +402,7 @@ async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationTo
     roles.start_endless(proxy, shutdown);
 
     let mut config = NodeConfig::new(plan.node.clone(), plan.layout.node(), plan.node_address);
+    config.volumes_dir = plan.layout.volumes();
     config.kubelet_port = arguments.kubelet_port;
     config.cluster_dns = vec![plan.dns_address.into()];
     config.cluster_domain.clone_from(&arguments.cluster_domain);

@@ -15,3 +15,4 @@ mod replica_sets;
 mod replication_controllers;
 mod scheduling;
 mod stateful_sets;
+mod volumes;

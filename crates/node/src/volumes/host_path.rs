@@ -41,6 +41,15 @@ pub(super) fn check(source: Option<&HostPathVolumeSource>) -> Result<(), Error> 
     }
 }
 
+/// Checks that a path is a block device.
+pub(super) fn check_device(path: &Path) -> Result<(), Error> {
+    let found = fs::metadata(path).map_err(|e| Error::path("looking at", path, e))?;
+    if found.file_type().is_block_device() {
+        return Ok(());
+    }
+    Err(Error::Pod(format!("{} is not a block device", path.display())))
+}
+
 fn words(kind: &str) -> &str {
     match kind {
         "Directory" | "DirectoryOrCreate" => "directory",

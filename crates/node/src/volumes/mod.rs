@@ -14,7 +14,13 @@ mod tests;
 pub(crate) use mounts::{ContainerMounts, container_mounts};
 pub(crate) use payload::{Tokens, references};
 
-use crate::{Error, env::Objects, pod::PodExt};
+use crate::{
+    Error,
+    claims::{Claims, Source, claim_name},
+    env::Objects,
+    local_volumes,
+    pod::PodExt,
+};
 use atomic_writer::FilePayload;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
@@ -30,6 +36,8 @@ pub(crate) enum Place {
     Own { plugin: &'static str, memory: bool },
     /// A path of the host.
     Host(PathBuf),
+    /// What a claim stands for.
+    Claim,
 }
 
 /// Where a volume stands; an error for kinds that there are not.
@@ -50,6 +58,9 @@ pub(crate) fn place(volume: &Volume) -> Result<Place, Error> {
     if volume.projected.is_some() {
         return own("kubernetes.io~projected", true);
     }
+    if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+        return Ok(Place::Claim);
+    }
     match &volume.host_path {
         Some(host) => Ok(Place::Host(PathBuf::from(&host.path))),
         None => Err(Error::Pod(format!("volume \"{}\" is of a kind that is not supported", volume.name))),
@@ -62,12 +73,16 @@ pub(crate) fn pod_folder(root: &Path, pod_uid: &str) -> PathBuf {
 }
 
 /// Where a volume stands on the host.
-pub(crate) fn path(root: &Path, pod: &Pod, volume: &Volume) -> Result<PathBuf, Error> {
+pub(crate) fn path(root: &Path, pod: &Pod, volume: &Volume, claims: &Claims) -> Result<PathBuf, Error> {
     Ok(match place(volume)? {
         Place::Own { plugin, .. } => {
             pod_folder(root, pod.uid()).join("volumes").join(plugin).join(&volume.name)
         }
         Place::Host(path) => path,
+        Place::Claim => match claims.get(&volume.name) {
+            Some(claimed) => claimed.path().to_path_buf(),
+            None => return Err(Error::Pod(format!("the claim of volume \"{}\" is not known", volume.name))),
+        },
     })
 }
 
@@ -77,6 +92,8 @@ pub(crate) struct Ingredients<'a> {
     pub objects: &'a Objects,
     /// Service-account tokens by volume and path.
     pub tokens: &'a Tokens,
+    /// What the pod's claims stand for.
+    pub claims: &'a Claims,
     /// Size of memory volumes that have no limit of their own, in bytes.
     pub memory_size: u64,
     pub now: Timestamp,
@@ -101,16 +118,39 @@ fn set_up_one(
     group: Option<u32>,
     with: &Ingredients<'_>,
 ) -> Result<(), Error> {
-    let Place::Own { memory, .. } = place(volume)? else {
-        return host_path::check(volume.host_path.as_ref());
+    let memory = match place(volume)? {
+        Place::Own { memory, .. } => memory,
+        Place::Host(_) => return host_path::check(volume.host_path.as_ref()),
+        Place::Claim => return set_up_claim(pod, volume, group, with.claims),
     };
-    let folder = path(root, pod, volume)?;
+    let folder = path(root, pod, volume, with.claims)?;
     if let Some(empty) = &volume.empty_dir {
         return empty_dir::set_up(&folder, empty, group, with.memory_size);
     }
     let files = payload::files(pod, volume, with)?;
     empty_dir::make(&folder, memory.then_some(with.memory_size))?;
     atomic_writer::write(&folder, &files, group, with.now)
+}
+
+/// Sees that what a claim stands for is there, and gives it to the pod's group.
+fn set_up_claim(pod: &Pod, volume: &Volume, group: Option<u32>, claims: &Claims) -> Result<(), Error> {
+    let Some(claimed) = claims.get(&volume.name) else { return Ok(()) };
+    match &claimed.source {
+        Source::Host(host) => return host_path::check(Some(host)),
+        Source::Own(path) => local_volumes::make(path)?,
+        Source::Local(path) if claimed.block => return host_path::check_device(path),
+        Source::Local(path) if path.exists() => {}
+        Source::Local(path) => {
+            return Err(Error::Pod(format!("path \"{}\" does not exist", path.display())));
+        }
+    }
+    let read_only = claim_name(pod, volume).is_some_and(|(_, read_only)| read_only);
+    let security = pod.spec_ref().security_context.as_ref();
+    let policy = security.and_then(|s| s.fs_group_change_policy.as_deref());
+    match group.filter(|_| !read_only) {
+        Some(group) => ownership::give(claimed.path(), group, policy == Some("OnRootMismatch")),
+        None => Ok(()),
+    }
 }
 
 /// Files of a volume by their path in it.

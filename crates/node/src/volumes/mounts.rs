@@ -1,7 +1,7 @@
 //! What is bound into a container: its volume mounts (parts of volumes too) in an order in which none hides another.
 
 use super::{path, pod_folder, sub_path};
-use crate::{Error, env::expand, pod::PodExt};
+use crate::{Error, claims::Claims, env::expand, pod::PodExt};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use orlop_runtime::{Mount, Propagation};
 use std::{
@@ -16,6 +16,8 @@ pub(crate) struct ContainerMounts<'a> {
     pub container: &'a Container,
     /// The container's environment, for `subPathExpr`.
     pub env: &'a BTreeMap<String, String>,
+    /// What its claims stand for.
+    pub claims: &'a Claims,
     /// Files of the agent's: container path to host path. A volume mounted there goes first.
     pub files: Vec<(PathBuf, PathBuf)>,
 }
@@ -43,7 +45,7 @@ fn mount(of: &ContainerMounts<'_>, index: usize, wanted: &VolumeMount) -> Result
         .into_iter()
         .find(|v| v.name == wanted.name)
         .ok_or_else(|| Error::Pod(format!("no volume named \"{}\"", wanted.name)))?;
-    let mut host_path = path(of.root, of.pod, volume)?;
+    let mut host_path = path(of.root, of.pod, volume, of.claims)?;
     let sub = match (&wanted.sub_path, &wanted.sub_path_expr) {
         (_, Some(expression)) if !expression.is_empty() => Some(expanded(of, expression)?),
         (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
@@ -76,6 +78,7 @@ fn mount(of: &ContainerMounts<'_>, index: usize, wanted: &VolumeMount) -> Result
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some();
+    let fixed = fixed || of.claims.get(&volume.name).is_some_and(|c| c.read_only);
     Ok(Mount {
         host_path,
         container_path: absolute(&wanted.mount_path),

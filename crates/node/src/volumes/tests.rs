@@ -128,3 +128,27 @@ fn mount_points_are_read_with_their_escapes() {
     let table = "36 35 98:0 /mnt1 /mnt/a\\040b rw - ext3 /dev/root rw\n37 35 98:0 / /plain rw - ext3 x rw\n";
     assert_eq!(mount_points(table), [PathBuf::from("/mnt/a b"), PathBuf::from("/plain")]);
 }
+
+#[test]
+fn everything_in_a_volume_is_given_to_the_group_and_links_are_not_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (volume, outside) = (folder.path().join("v"), folder.path().join("outside"));
+    fs::create_dir_all(volume.join("d")).expect("made");
+    fs::write(volume.join("d/file"), "x").expect("written");
+    fs::write(&outside, "x").expect("written");
+    symlink(&outside, volume.join("link")).expect("linked");
+    ownership::give(&volume, 77, true).expect("given");
+    let of =
+        |path: &Path| fs::metadata(path).map(|m| (m.gid(), m.permissions().mode() & 0o7770)).expect("there");
+    assert_eq!(of(&volume), (77, 0o2770));
+    assert_eq!(of(&volume.join("d")), (77, 0o2770));
+    assert_eq!(of(&volume.join("d/file")), (77, 0o660));
+    assert_ne!(of(&outside).0, 77);
+    // Its own folder is the group's: what came since is left as it is, unless it is to be looked at every time.
+    fs::write(volume.join("late"), "x").expect("written");
+    std::os::unix::fs::chown(volume.join("late"), None, Some(0)).expect("changed");
+    ownership::give(&volume, 77, true).expect("given");
+    assert_eq!(of(&volume.join("late")).0, 0);
+    ownership::give(&volume, 77, false).expect("given");
+    assert_eq!(of(&volume.join("late")).0, 77);
+}

@@ -2,6 +2,7 @@
 
 use super::steps::{Failed, Learnt, Step, blocking, seccomp_folder};
 use crate::{
+    claims::Claims,
     env::{self, References, expand, service_variables},
     handler::Handler,
     plan::Why,
@@ -12,7 +13,7 @@ use crate::{
     volumes::{self, ContainerMounts, container_mounts},
 };
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
-use orlop_runtime::{ContainerSpec, ContainerState, Error, Image};
+use orlop_runtime::{ContainerSpec, ContainerState, Device, Error, Image};
 use std::{collections::BTreeMap, time::Duration};
 
 /// What a container gets at least after its `preStop` hook has used up the time.
@@ -31,6 +32,22 @@ pub(super) fn references(pod: &Pod) -> References {
     let pull = pod.spec_ref().image_pull_secrets.iter().flatten();
     all.secrets.extend(pull.map(|s| s.name.clone()));
     all
+}
+
+/// The devices that a container gets through claims of `volumeMode: Block`.
+fn claimed_devices(spec: &Spec, claims: &Claims) -> Result<Vec<Device>, String> {
+    let wanted = spec.volume_devices.iter().flatten();
+    wanted
+        .map(|device| {
+            let claimed = claims.get(&device.name).filter(|c| c.block);
+            let claimed = claimed.ok_or_else(|| format!("no block device for volume \"{}\"", device.name))?;
+            Ok(Device {
+                host_path: claimed.path().to_path_buf(),
+                container_path: device.device_path.clone().into(),
+                permissions: if claimed.read_only { "rm".into() } else { "rwm".into() },
+            })
+        })
+        .collect()
 }
 
 impl Step {
@@ -128,6 +145,8 @@ impl Step {
         let (shared, pod, ips) = (self.shared.clone(), self.pod.clone(), self.ips.clone());
         let (container, variables) = (spec.clone(), environment.iter().cloned().collect::<BTreeMap<_, _>>());
         let map = variables.clone();
+        let claims = self.claims.lock().clone().unwrap_or_default();
+        let devices = claimed_devices(spec, &claims)?;
         let (mounts, message) = blocking(move || {
             let files = pod_files::write(&shared.config, &pod, &container, attempt, &ips)?;
             let mounts = container_mounts(&ContainerMounts {
@@ -135,6 +154,7 @@ impl Step {
                 pod: &pod,
                 container: &container,
                 env: &map,
+                claims: &claims,
                 files: files.mounts,
             })?;
             Ok((mounts, files.message))
@@ -166,7 +186,7 @@ impl Step {
             working_dir: spec.working_dir.clone().filter(|d| !d.is_empty()),
             env: environment,
             mounts,
-            devices: Vec::new(),
+            devices,
             resources: resources::of_container(&self.pod, spec, self.shared.capacity.memory),
             security,
             processes_of: self.target(state, &spec.name)?,

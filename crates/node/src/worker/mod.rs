@@ -6,13 +6,14 @@ mod container;
 mod learn;
 mod steps;
 
-pub(crate) use steps::host_ports;
+pub(crate) use steps::{blocking, host_ports};
 
 #[cfg(test)]
 mod tests;
 
 use crate::{
     agent::{ContainerHandle, PodHandle, Shared},
+    claims::Claims,
     events::PodEvents,
     plan::{self, Action, Cause, Known, Need, Probed, Termination, View},
     pod::{PodExt, Role},
@@ -89,6 +90,8 @@ pub(crate) struct Worker {
     /// Containers whose back-off was told of.
     announced: BTreeSet<String>,
     tokens: Arc<tokio::sync::Mutex<PodTokens>>,
+    /// What its claims stand for, once that is known.
+    claims: Arc<parking_lot::Mutex<Option<Arc<Claims>>>>,
     events: PodEvents,
     /// Cancelled when the pod begins to end: pulls and hooks give up then.
     ending: CancellationToken,
@@ -128,6 +131,7 @@ impl Worker {
             probes: BTreeMap::new(),
             announced: BTreeSet::new(),
             tokens: Arc::default(),
+            claims: Arc::default(),
             ending: CancellationToken::new(),
             outbox: outbox.clone(),
             running: FuturesUnordered::new(),
@@ -340,6 +344,7 @@ impl Worker {
             events: self.events.clone(),
             ending: self.ending.clone(),
             tokens: self.tokens.clone(),
+            claims: self.claims.clone(),
             ips: self.ips(),
         };
         let state = self.state.clone();

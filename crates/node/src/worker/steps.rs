@@ -4,6 +4,7 @@
 use crate::{
     Error,
     agent::Shared,
+    claims::{self, Claims},
     env,
     events::PodEvents,
     plan::{Action, Key},
@@ -27,6 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 /// How long ConfigMaps and Secrets are waited for.
 const OBJECTS_WAIT: Duration = Duration::from_secs(20);
+
+/// How long a claim is waited for before that is told of, and the pauses between two looks.
+const CLAIMS_WAIT: Duration = Duration::from_secs(10);
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// How something went.
 pub(super) enum Outcome {
@@ -87,6 +93,7 @@ pub(super) struct Step {
     pub events: PodEvents,
     pub ending: CancellationToken,
     pub tokens: Arc<tokio::sync::Mutex<PodTokens>>,
+    pub claims: Arc<parking_lot::Mutex<Option<Arc<Claims>>>>,
     pub ips: Vec<IpAddr>,
 }
 
@@ -180,11 +187,37 @@ impl Step {
 
     async fn mount(&self) -> Result<Learnt, Failed> {
         let begun = self.shared.now();
-        let result = self.mount_all(begun).await;
+        let result = tokio::select! {
+            result = Box::pin(self.mount_all(begun)) => result,
+            () = self.ending.cancelled() => return Err(Failed::cancelled()),
+        };
         if let Err(error) = &result {
             self.events.warning(None, "FailedMount", error.chain());
         }
         Ok(Learnt::Mounted { refresh_at: result?, begun })
+    }
+
+    /// What the pod's claims stand for: asked for until all are bound, then kept, for it does not change any more.
+    async fn claimed(&self) -> Result<Arc<Claims>, Error> {
+        if let Some(known) = self.claims.lock().clone() {
+            return Ok(known);
+        }
+        let labels = self.shared.node_labels();
+        let config = &self.shared.config;
+        let here = claims::Here { node: &config.name, labels: &labels, folder: &config.volumes_dir };
+        let (begun, mut pause) = (tokio::time::Instant::now(), FIRST_LOOK);
+        loop {
+            match Box::pin(claims::resolve(&self.shared.client, &self.pod, &here)).await {
+                Ok(found) => {
+                    let found = Arc::new(found);
+                    *self.claims.lock() = Some(found.clone());
+                    return Ok(found);
+                }
+                Err(error) if begun.elapsed() >= CLAIMS_WAIT => return Err(error),
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(LAST_LOOK);
+        }
     }
 
     async fn mount_all(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
@@ -199,8 +232,8 @@ impl Step {
             let mut tokens = self.tokens.lock().await;
             tokens.get(&self.shared.client, &self.pod, now).await
         };
-        let (objects, tokens) = tokio::join!(objects, tokens);
-        let (objects, (tokens, renew_at)) = (objects?, tokens?);
+        let (objects, tokens, claims) = tokio::join!(objects, tokens, self.claimed());
+        let (objects, (tokens, renew_at), claims) = (objects?, tokens?, claims?);
         let (shared, pod, ips) = (self.shared.clone(), self.pod.clone(), self.ips.clone());
         blocking(move || {
             let limit = resources::of_pod(&pod).memory_limit;
@@ -213,6 +246,7 @@ impl Step {
                 },
                 objects: &objects,
                 tokens: &tokens,
+                claims: &claims,
                 memory_size: u64::try_from(limit).ok().filter(|l| *l > 0).unwrap_or(shared.capacity.memory),
                 now,
             };
@@ -302,7 +336,7 @@ impl Step {
 }
 
 /// Runs what blocks on the disk away from the async threads.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {

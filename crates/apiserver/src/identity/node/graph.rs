@@ -2,7 +2,10 @@
 //! every change of pods, persistent volumes and slices of devices in the order of the store; decides nothing.
 
 use crate::cache::Index;
-use orlop_api::object::{list, map, text};
+use orlop_api::{
+    local_volume::NODE_LABEL,
+    object::{list, map, text},
+};
 use orlop_store::{Change, Entry};
 use parking_lot::RwLock;
 use serde_json::Value;
@@ -24,8 +27,10 @@ pub(crate) enum Kind {
     ServiceAccount,
     /// A PersistentVolumeClaim.
     Claim,
-    /// A PersistentVolume: needed through the claim that it is bound to.
+    /// A PersistentVolume: needed through the claim that it is bound to, or a directory of the node.
     Volume,
+    /// A PersistentVolume that is a directory of the node.
+    LocalVolume,
     /// A claim for devices.
     ResourceClaim,
     /// A ResourceSlice: of the node that it names.
@@ -42,6 +47,8 @@ struct State {
     needed: HashMap<(Kind, String), HashMap<Arc<str>, usize>>,
     /// By the volume's name: its claim, `NAMESPACE/NAME`.
     claims: HashMap<String, String>,
+    /// By the volume's name: the node that it is a directory of.
+    directories: HashMap<String, String>,
     /// By the slice's name: its node.
     slices: HashMap<String, String>,
 }
@@ -162,6 +169,10 @@ impl State {
 
     fn take_volume(&mut self, volume: &str, value: Option<&[u8]>) {
         let object = value.and_then(|v| serde_json::from_slice::<Value>(v).ok()).unwrap_or_default();
+        match map(&object, "/metadata/labels").and_then(|l| l.get(NODE_LABEL)).and_then(Value::as_str) {
+            None => drop(self.directories.remove(volume)),
+            Some(node) => drop(self.directories.insert(volume.to_string(), node.to_string())),
+        }
         match text(&object, "/spec/claimRef/name") {
             "" => drop(self.claims.remove(volume)),
             claim => {
@@ -176,7 +187,10 @@ impl Graph {
     /// Whether a pod on the node needs the object, or the object is of the node.
     pub(crate) fn leads_to(&self, kind: Kind, namespace: &str, name: &str, node: &str) -> bool {
         let state = self.state.read();
+        let local = || state.directories.get(name).is_some_and(|of| of == node);
         let key = match kind {
+            Kind::LocalVolume => return local(),
+            Kind::Volume if local() => return true,
             Kind::Volume => match state.claims.get(name) {
                 Some(claim) => (Kind::Claim, claim.clone()),
                 None => return false,
@@ -226,6 +240,7 @@ impl Index for VolumeFeed {
     fn fill(&self, entries: &[Entry]) {
         let mut state = self.0.state.write();
         state.claims.clear();
+        state.directories.clear();
         for entry in entries {
             state.take_volume(&entry.key[VOLUMES.len()..], Some(&entry.value));
         }
@@ -305,6 +320,12 @@ pub(super) mod tests {
             assert!(!graph.leads_to(kind, "n", name, "b") && !graph.leads_to(kind, "m", name, "a"), "{name}");
         }
         assert!(graph.leads_to(Kind::Volume, "", "pv", "a") && !graph.leads_to(Kind::Volume, "", "pv", "b"));
+        assert!(!graph.leads_to(Kind::LocalVolume, "", "pv", "a"), "it is not a directory of the node");
+        let directory = json!({"metadata": {"labels": {NODE_LABEL: "b"}}}).to_string();
+        graph.state.write().take_volume("mine", Some(directory.as_bytes()));
+        for kind in [Kind::Volume, Kind::LocalVolume] {
+            assert!(graph.leads_to(kind, "", "mine", "b") && !graph.leads_to(kind, "", "mine", "a"));
+        }
         put(&graph, "n/p", None);
         for (kind, name) in needed {
             assert!(!graph.leads_to(kind, "n", name, "a"), "{kind:?} {name}");

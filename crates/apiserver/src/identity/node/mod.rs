@@ -9,7 +9,10 @@ use super::{
     authorize::{Because, Held},
 };
 use graph::{Graph, Kind};
-use orlop_api::rbac::{PolicyRule, Request};
+use orlop_api::{
+    local_volume::NODE_LABEL,
+    rbac::{PolicyRule, Request},
+};
 use std::sync::Arc;
 
 const PREFIX: &str = "system:node:";
@@ -121,6 +124,19 @@ impl NodeAuthorizer {
         Ok(())
     }
 
+    /// Besides the volumes of its pods a node sees those that are directories of its own, and lets go of them when they are gone.
+    fn volumes(&self, node: &str, what: &Attributes<'_>) -> Answer {
+        let own = |(field, value): &(String, String)| {
+            let label = field.strip_prefix("metadata.labels[").and_then(|f| f.strip_suffix(']'));
+            label == Some(NODE_LABEL) && value == node
+        };
+        match what.verb {
+            "list" | "watch" if what.subresource.is_empty() && what.fields.iter().any(own) => Ok(()),
+            "patch" | "update" if what.subresource.is_empty() => self.related(node, Kind::LocalVolume, what),
+            _ => self.get(node, Kind::Volume, what),
+        }
+    }
+
     fn own_slices(&self, node: &str, what: &Attributes<'_>) -> Answer {
         no_subresource(what, "cannot authorize ResourceSlice subresources")?;
         match what.verb {
@@ -163,7 +179,7 @@ impl NodeAuthorizer {
                 self.related(node, Kind::Claim, what)
             }
             ("", "persistentvolumeclaims") => self.get(node, Kind::Claim, what),
-            ("", "persistentvolumes") => self.get(node, Kind::Volume, what),
+            ("", "persistentvolumes") => self.volumes(node, what),
             ("", "serviceaccounts") => {
                 // The account itself says how its tokens are used to pull images.
                 if !matches!((what.verb, what.subresource), ("create", "token") | ("get", "")) {

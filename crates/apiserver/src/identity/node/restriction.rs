@@ -1,7 +1,10 @@
 //! What a node may write, beyond which resources it may write to: its own Node, without taints of its choosing and labels that
 //! others rely on, and the status of its own pods (Kubernetes' admission plugin NodeRestriction). Pure.
 
-use orlop_api::object::{list, map, text};
+use orlop_api::{
+    local_volume::{FINALIZER, NODE_LABEL},
+    object::{list, map, text},
+};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -39,6 +42,7 @@ pub(crate) fn check(node: &str, write: Write<'_>) -> Result<(), String> {
     match (write.group, write.resource) {
         ("", "nodes") => own_node(node, write),
         ("", "pods") => own_pod(node, write),
+        ("", "persistentvolumes") => own_volume(node, write),
         ("coordination.k8s.io", "leases") => own_lease(node, write),
         ("storage.k8s.io", "csinodes") => {
             let object = write.new.or(write.old).unwrap_or(&Value::Null);
@@ -50,6 +54,38 @@ pub(crate) fn check(node: &str, write: Write<'_>) -> Result<(), String> {
         ("resource.k8s.io", "resourceslices") => own_slice(node, write),
         _ => Ok(()),
     }
+}
+
+/// A node lets go of a volume whose directory it has removed, and changes nothing else of it.
+fn own_volume(node: &str, write: Write<'_>) -> Result<(), String> {
+    let (Some(new), Some(old)) = (write.new, write.old) else {
+        return Err(format!("node {node:?} can only update persistent volumes"));
+    };
+    let owner = map(old, "/metadata/labels").and_then(|l| l.get(NODE_LABEL)).and_then(Value::as_str);
+    let mut let_go = old.clone();
+    if let Some(finalizers) = let_go.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut) {
+        finalizers.retain(|f| f != FINALIZER);
+    }
+    let same = |part: &str| {
+        let of = |object: &Value| {
+            object.pointer(part).filter(|v| v.as_array().is_none_or(|a| !a.is_empty())).cloned()
+        };
+        of(new) == of(&let_go)
+    };
+    let kept = [
+        "/spec",
+        "/status",
+        "/metadata/finalizers",
+        "/metadata/labels",
+        "/metadata/annotations",
+        "/metadata/ownerReferences",
+    ];
+    if owner == Some(node) && kept.into_iter().all(same) {
+        return Ok(());
+    }
+    Err(format!(
+        "node {node:?} can only remove the finalizer {FINALIZER:?} from volumes that are directories of its own"
+    ))
 }
 
 /// Which slices a node may see and change the authorizer knows; not what is in a new one, nor which ones a collection has.
@@ -288,6 +324,27 @@ mod tests {
         assert_eq!(write("pods", "", &mirror, &none), Ok(()));
         mirror["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "s"}}]);
         assert!(write("pods", "", &mirror, &none).is_err());
+    }
+
+    #[test]
+    fn a_node_lets_go_of_its_own_directories_and_changes_nothing_else_of_a_volume() {
+        let volume = |node: &str, finalizers: Value, size: &str| {
+            json!({"metadata": {"name": "v", "labels": {NODE_LABEL: node}, "finalizers": finalizers},
+                "spec": {"capacity": {"storage": size}}})
+        };
+        let old = volume("a", json!(["x", FINALIZER]), "1Gi");
+        assert_eq!(write("persistentvolumes", "", &volume("a", json!(["x"]), "1Gi"), &old), Ok(()));
+        let alone = volume("a", json!([FINALIZER]), "1Gi");
+        assert_eq!(write("persistentvolumes", "", &volume("a", Value::Null, "1Gi"), &alone), Ok(()));
+        for (new, old) in [
+            (volume("a", json!(["x"]), "2Gi"), old.clone()),
+            (volume("a", json!([]), "1Gi"), old.clone()),
+            (volume("b", json!(["x"]), "1Gi"), old.clone()),
+            (volume("b", json!(["x"]), "1Gi"), volume("b", json!(["x", FINALIZER]), "1Gi")),
+            (volume("a", json!(["x"]), "1Gi"), Value::Null),
+        ] {
+            assert!(write("persistentvolumes", "", &new, &old).is_err(), "{new}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
     let a = Identity::new("system:node:a", &["system:nodes"]);
     let b = Identity::new("system:node:b", &["system:nodes"]);
     let on_a = [("spec.nodeName".to_string(), "a".to_string())];
+    let own_volumes = [("metadata.labels[orlop.dev/node]".to_string(), "a".to_string())];
     let ask = |group, resource: &'static str, verb, namespace, name| {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::default() }
@@ -32,6 +33,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         ask("", "nodes", "get", "", "a"),
         ask("coordination.k8s.io", "leases", "update", "kube-node-lease", "a"),
         Attributes { fields: &on_a, ..ask("", "pods", "watch", "", "") },
+        Attributes { fields: &own_volumes, ..ask("", "persistentvolumes", "watch", "", "") },
         ask("resource.k8s.io", "resourceclaims", "get", "n", "devices"),
         ask("resource.k8s.io", "resourceslices", "patch", "", "gpus"),
         Attributes { fields: &on_a, ..ask("resource.k8s.io", "resourceslices", "list", "", "") },

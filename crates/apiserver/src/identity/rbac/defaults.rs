@@ -350,6 +350,7 @@ mod tests {
         system:controller:horizontal-pod-autoscaler 8
         system:controller:job-controller 5
         system:controller:legacy-service-account-token-cleaner 2
+        system:controller:local-volume-provisioner 2
         system:controller:namespace-controller 3
         system:controller:node-controller 5
         system:controller:persistent-volume-binder 9
