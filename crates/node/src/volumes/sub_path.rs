@@ -20,7 +20,12 @@ pub(super) fn bind(volume: &Path, sub_path: &str, target: &Path) -> Result<(), E
         .components()
         .map(|c| match c {
             Component::Normal(name) => Ok(Path::new(name)),
-            _ => Err(Error::Pod(format!("subPath {sub_path:?} must be relative and not contain '..'"))),
+            Component::RootDir | Component::Prefix(_) => {
+                Err(Error::Pod(format!("error SubPath `{sub_path}` must not be an absolute path")))
+            }
+            Component::ParentDir | Component::CurDir => {
+                Err(Error::Pod(format!("unable to provision SubPath `{sub_path}`: must not contain '..'")))
+            }
         })
         .collect::<Result<_, _>>()?;
     let path = || format!("opening {sub_path} in {}", volume.display());
