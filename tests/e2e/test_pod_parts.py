@@ -75,3 +75,36 @@ def test_a_resize_changes_requests_of_a_pod_that_waits(ns):
     assert ns.get("pod", "it")["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "20m"
     said = ns.refused("patch", "pod", "it", "--subresource=resize", "-p", more({"ephemeral-storage": "1Gi"}))
     assert "only cpu and memory resources are mutable" in said
+
+
+def test_a_running_pod_is_resized_in_place_and_waits_where_there_is_no_room(ns):
+    amount = lambda cpu, memory: {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}}
+    it = pod("it", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done", resources=amount("20m", "32Mi"),
+             resizePolicy=[{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "memory", "restartPolicy": "RestartContainer"}])
+    ns.apply(it)
+    ns.wait_ready("it")
+    limits = "cat /sys/fs/cgroup/cpu.max 2>/dev/null || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes"
+    assert ns.exec("it", "sh", "-c", limits).split()[0] == "2000"
+    ask = lambda cpu, memory: ns.kubectl("patch", "pod", "it", "--subresource=resize", "-p", json.dumps(
+        {"spec": {"containers": [{"name": "main", "resources": amount(cpu, memory)}]}}))
+    status = lambda: ns.get("pod", "it")["status"]["containerStatuses"][0]
+
+    ask("30m", "32Mi")
+    eventually(lambda: status().get("resources", {}).get("limits", {}).get("cpu") == "30m", what="it has more")
+    assert (status()["allocatedResources"]["cpu"], status()["restartCount"]) == ("30m", 0)
+    assert ns.exec("it", "sh", "-c", limits).split()[0] == "3000"
+    said = lambda: {e["reason"]: e["message"] for e in ns.events("it")}
+    eventually(lambda: "ResizeCompleted" in said(), what="it is told of")
+    assert said()["ResizeStarted"].startswith('Pod resize started: {"containers":[{"name":"main","resources":{"limits":{"cpu":"30m"')
+
+    ask("30m", "48Mi")
+    eventually(lambda: status()["restartCount"] == 1 and status()["resources"]["limits"]["memory"] == "48Mi", what="it was started anew")
+    assert said()["Killing"] == "Container main resize requires restart"
+
+    ask("5000", "48Mi")
+    pending = lambda: [c for c in ns.get("pod", "it")["status"]["conditions"] if c["type"] == "PodResizePending"]
+    [why] = eventually(pending, what="it waits")
+    assert why["reason"] == "Infeasible" and why["message"].startswith("Node didn't have enough capacity: cpu, requested: 5000000, capacity: ")
+    assert status()["allocatedResources"]["cpu"] == "30m"
+    ask("30m", "48Mi")
+    eventually(lambda: not pending(), what="it does not wait any more")

@@ -3,7 +3,7 @@
 
 use crate::{
     Error, NodeConfig, PodNetwork, capacity::Capacity, dispatch, events::Events, image_pull::Puller,
-    local_volumes, metrics::Metrics, objects::ObjectCache, registration, worker::Message,
+    local_volumes, metrics::Metrics, objects::ObjectCache, pod::PodExt as _, registration, worker::Message,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -70,6 +70,12 @@ impl Shared {
     pub fn publish(&self, handle: PodHandle) {
         let uid = handle.pod.metadata.uid.clone().unwrap_or_default();
         self.pods.write().insert(uid, handle);
+    }
+
+    /// The pods on this node besides one that have not ended.
+    pub fn others(&self, uid: &str) -> Vec<Arc<Pod>> {
+        let pods = self.pods.read();
+        pods.iter().filter(|(other, p)| *other != uid && !p.pod.ended()).map(|(_, p)| p.pod.clone()).collect()
     }
 
     /// Shows a pod no longer.

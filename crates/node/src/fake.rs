@@ -252,6 +252,10 @@ impl ContainerRuntime for FakeRuntime {
         self.call("update_container", id)
     }
 
+    async fn update_sandbox(&self, id: &str, _: Resources) -> Result<(), Error> {
+        self.call("update_sandbox", id)
+    }
+
     async fn container_stats(&self, _: &str) -> Result<Stats, Error> {
         Ok(Stats::default())
     }

@@ -29,6 +29,7 @@ mod pod_network;
 mod pod_state;
 mod probes;
 mod registration;
+mod resize;
 mod resolv_conf;
 mod resources;
 mod security;

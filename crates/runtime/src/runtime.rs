@@ -233,6 +233,20 @@ impl ContainerRuntime for Runtime {
         .await
     }
 
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<(), Error> {
+        let sandbox = self.inner.sandbox(id)?;
+        let inner = self.inner.clone();
+        blocking(move || {
+            let applied = resources.clone();
+            sandbox.set_resources(resources)?;
+            for warning in inner.cgroups.apply(&sandbox.record().cgroup(), &applied, true) {
+                tracing::warn!(sandbox = %sandbox.id(), "{warning}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn container_stats(&self, id: &str) -> Result<Stats, Error> {
         let (container, _) = self.inner.running(id)?;
         Ok(self.inner.cgroups.stats(&container.cgroup(), now()))

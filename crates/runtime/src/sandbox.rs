@@ -76,6 +76,13 @@ impl Sandbox {
         write_record(&self.folder.join(SANDBOX_RECORD), &*record)
     }
 
+    /// Records other limits of the whole.
+    pub fn set_resources(&self, resources: crate::Resources) -> Result<(), Error> {
+        let mut record = self.record.lock();
+        record.spec.resources = resources;
+        write_record(&self.folder.join(SANDBOX_RECORD), &*record)
+    }
+
     /// Whether its shim lives.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)

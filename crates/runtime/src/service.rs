@@ -448,6 +448,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn container_status(&self, id: &str) -> Result<ContainerStatus, Error>;
     /// Changes limits of a running container.
     async fn update_container(&self, id: &str, resources: Resources) -> Result<(), Error>;
+    /// Changes the limits of all containers of a sandbox together.
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<(), Error>;
     /// What it uses.
     async fn container_stats(&self, id: &str) -> Result<Stats, Error>;
     /// Closes the log file and opens it anew (after it was renamed away).

@@ -4,6 +4,7 @@ use super::{Key, View, Why};
 use crate::{
     pod::{Role, restarts},
     pod_state::spec_hash,
+    resize,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container as Spec;
@@ -43,6 +44,12 @@ pub(crate) fn need(view: &View<'_>, role: Role, spec: &Spec) -> Need {
                 Need::Stop { id, why: Why::Changed }
             } else if let Some(why) = failed {
                 Need::Stop { id, why }
+            } else if view
+                .known
+                .resizing(&spec.name, &id)
+                .is_some_and(|(from, to)| resize::restarts(spec, from, to))
+            {
+                Need::Stop { id, why: Why::Resized }
             } else {
                 Need::Nothing
             }

@@ -16,9 +16,10 @@ use crate::{
     back_off::BackOff,
     pod::{PodExt, Role, restarts},
     pod_state::PodState,
+    resize::{Amounts, Pending},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use orlop_runtime::Image;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,6 +44,8 @@ pub(crate) enum Action {
     Stop { id: String, grace: Duration, why: Why },
     /// End a container that is being stopped at once: its grace period became shorter.
     Kill { id: String },
+    /// Give a running container what it was promised.
+    Resize { container: String, id: String },
     /// Forget a container that has ended.
     RemoveContainer { id: String },
     /// End a sandbox and take its link away; its containers' records stay.
@@ -66,6 +69,7 @@ impl Action {
             Self::Start { .. } => "start_container",
             Self::Stop { .. } => "stop_container",
             Self::Kill { .. } => "kill_container",
+            Self::Resize { .. } => "resize_container",
             Self::RemoveContainer { .. } => "remove_container",
             Self::StopSandbox { .. } => "stop_podsandbox",
             Self::RemoveSandbox { .. } => "remove_podsandbox",
@@ -86,6 +90,8 @@ pub(crate) enum Why {
     Startup,
     /// Its spec changed.
     Changed,
+    /// It gets other resources, and wants to be started anew for them.
+    Resized,
     /// Its sandbox is gone.
     SandboxGone,
 }
@@ -99,6 +105,7 @@ pub(crate) enum Key {
     Start(String),
     Stop(String),
     Kill(String),
+    Resize(String),
     RemoveContainer(String),
     StopSandbox(String),
     RemoveSandbox(String),
@@ -114,6 +121,7 @@ impl Action {
             Self::Start { container, .. } => Key::Start(container.clone()),
             Self::Stop { id, .. } => Key::Stop(id.clone()),
             Self::Kill { id } => Key::Kill(id.clone()),
+            Self::Resize { id, .. } => Key::Resize(id.clone()),
             Self::RemoveContainer { id } => Key::RemoveContainer(id.clone()),
             Self::StopSandbox { id } => Key::StopSandbox(id.clone()),
             Self::RemoveSandbox { id } => Key::RemoveSandbox(id.clone()),
@@ -168,6 +176,12 @@ pub(crate) struct Known {
     pub in_flight: BTreeSet<Key>,
     /// The API has taken the delete.
     pub deleted: bool,
+    /// What each container was promised.
+    pub given: Amounts,
+    /// What each container that runs has, by its id.
+    pub applied: BTreeMap<String, ResourceRequirements>,
+    /// Why the pod does not get what it asks for.
+    pub pending: Option<Pending>,
 }
 
 impl Known {
@@ -178,6 +192,12 @@ impl Known {
 
     pub fn busy(&self, key: &Key) -> bool {
         self.in_flight.contains(key)
+    }
+
+    /// What a running container has and what it was promised, where the two differ.
+    pub fn resizing(&self, name: &str, id: &str) -> Option<(&ResourceRequirements, &ResourceRequirements)> {
+        let (has, given) = (self.applied.get(id)?, self.given.get(name)?);
+        (has != given).then_some((has, given))
     }
 
     pub fn starting(&self) -> bool {

@@ -114,7 +114,7 @@ fn containers(view: &View<'_>, plan: &mut Plan) {
             _ => {}
         }
         match need(view, role, spec) {
-            Need::Nothing => {}
+            Need::Nothing => resize(view, plan, spec),
             Need::Wait { until, .. } => plan.wake(until),
             Need::Start { attempt } => start(view, plan, spec, attempt),
             Need::Stop { id, why } => {
@@ -126,6 +126,15 @@ fn containers(view: &View<'_>, plan: &mut Plan) {
         if !initialized && role != Role::Main && !init_done(view, role, spec) {
             break;
         }
+    }
+}
+
+/// Gives a container that runs what it was promised.
+fn resize(view: &View<'_>, plan: &mut Plan, spec: &Spec) {
+    let Some(last) = view.state.newest(&spec.name).filter(|c| c.running()) else { return };
+    if view.known.resizing(&spec.name, &last.id).is_some() && !view.known.busy(&Key::Start(spec.name.clone()))
+    {
+        plan.want(view, Action::Resize { container: spec.name.clone(), id: last.id.clone() });
     }
 }
 

@@ -27,6 +27,27 @@ impl Value {
     }
 }
 
+/// The conditions that are there only while a resize is under way.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn resizing(input: &StatusInput<'_>) -> Vec<PodCondition> {
+    let known = &input.view.known;
+    let mut all = Vec::new();
+    if let Some(pending) = &known.pending {
+        let value =
+            Value { holds: true, reason: Some(pending.reason), message: Some(pending.message.clone()) };
+        all.push(condition(input, RESIZE[0], value));
+    }
+    let mut running = input.view.state.containers.iter().filter(|c| c.running());
+    if input.view.termination.is_none() && running.any(|c| known.resizing(&c.name, &c.id).is_some()) {
+        let failed = known.failures.iter().find(|(key, _)| matches!(key, crate::plan::Key::Resize(_)));
+        let reason = failed.map(|_| "Error");
+        let message = failed.map(|(_, failure)| failure.message.clone());
+        all.push(condition(input, RESIZE[1], Value { holds: true, reason, message }));
+    }
+    all
+}
+
 pub(super) fn conditions(input: &StatusInput<'_>, status: &PodStatus) -> Vec<PodCondition> {
     let containers = containers_ready(input, status);
     let ready = if containers.holds { gates(input) } else { Value::no_like(&containers) };
@@ -39,7 +60,14 @@ pub(super) fn conditions(input: &StatusInput<'_>, status: &PodStatus) -> Vec<Pod
     ];
     let mut all: Vec<PodCondition> =
         own.into_iter().map(|(name, value)| condition(input, name, value)).collect();
-    let others = input.before.conditions.iter().flatten().filter(|c| !all.iter().any(|o| o.type_ == c.type_));
+    all.extend(resizing(input));
+    let ours = |name: &str| RESIZE.contains(&name);
+    let others = input
+        .before
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|c| !ours(&c.type_) && !all.iter().any(|o| o.type_ == c.type_));
     let others: Vec<PodCondition> = others.cloned().collect();
     all.extend(others);
     all

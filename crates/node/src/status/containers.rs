@@ -47,6 +47,8 @@ pub(super) fn status(
         _ => started && (spec.readiness_probe.is_none() || probed.is_some_and(|p| p.ready)),
     };
     let has_resources = alive.is_some() && spec.resources.is_some();
+    let applied = alive.and_then(|c| view.known.applied.get(&c.id)).or(spec.resources.as_ref());
+    let given = view.known.given.get(&spec.name).or(spec.resources.as_ref());
     ContainerStatus {
         name: spec.name.clone(),
         image: spec.image.clone().unwrap_or_default(),
@@ -58,10 +60,8 @@ pub(super) fn status(
         last_state: ended
             .map(|c| ContainerState { terminated: Some(terminated(input, c)), ..ContainerState::default() }),
         state: Some(state),
-        resources: has_resources.then(|| spec.resources.clone()).flatten(),
-        allocated_resources: has_resources
-            .then(|| spec.resources.as_ref().and_then(|r| r.requests.clone()))
-            .flatten(),
+        resources: applied.filter(|_| has_resources).cloned(),
+        allocated_resources: has_resources.then(|| given.and_then(|r| r.requests.clone())).flatten(),
         volume_mounts: alive.and_then(|_| mounts(spec)),
         ..ContainerStatus::default()
     }

@@ -75,5 +75,11 @@ fn changed(from: &PodStatus, to: &PodStatus) -> Vec<Value> {
         }
         Some(value)
     });
-    differing.collect()
+    let gone = from
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|o| !to.conditions.iter().flatten().any(|c| c.type_ == o.type_));
+    let gone = gone.map(|o| json!({"type": o.type_, "$patch": "delete"}));
+    differing.chain(gone).collect()
 }

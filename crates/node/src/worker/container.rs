@@ -87,7 +87,10 @@ impl Step {
         self.events.normal(Some(name), "Started", "Container started");
         self.post_start(&spec, &id).await?;
         match self.status(&id).await {
-            Some(container) => Ok(Learnt::Container(Box::new(container))),
+            Some(container) => {
+                let resources = spec.resources.clone().unwrap_or_default();
+                Ok(Learnt::Started { container: Box::new(container), resources: Box::new(resources) })
+            }
             None => Ok(Learnt::Nothing),
         }
     }
@@ -227,6 +230,7 @@ impl Step {
             Why::PodEnds => format!("Stopping container {name}"),
             Why::Liveness => format!("Container {name} failed liveness probe, will be restarted"),
             Why::Startup => format!("Container {name} failed startup probe, will be restarted"),
+            Why::Resized => format!("Container {name} resize requires restart"),
             Why::Changed => format!("Container {name} definition changed, will be restarted"),
             Why::SandboxGone => format!("Container {name} lost its sandbox"),
         };
@@ -273,6 +277,37 @@ impl Step {
             self.events.warning(Some(&spec.name), "FailedPreStopHook", format!("PreStopHook failed: {why}"));
         }
         true
+    }
+
+    /// Changes what a running container may use, and the pod around it. The pod's own bounds are never narrower than its
+    /// containers' in between: they are written before and after.
+    pub(super) async fn resize(&self, state: &PodState, name: &str, id: &str) -> Result<Learnt, Failed> {
+        let Some(spec) = self.pod.container(name) else { return Ok(Learnt::Nothing) };
+        let wanted = resources::of_container(&self.pod, &spec, self.shared.capacity.memory);
+        let failed = |e: Error| Failed::new("Error", e.to_string());
+        if wanted.memory_limit > 0 {
+            let stats = self.shared.runtime.container_stats(id).await.map_err(failed)?;
+            let used = i64::try_from(stats.memory_working_set).unwrap_or(i64::MAX);
+            if used > wanted.memory_limit {
+                let limit = wanted.memory_limit;
+                let why = format!(
+                    "attempting to set container {name:?} memory limit ({limit}) below current usage ({used})"
+                );
+                return Err(Failed::new("Error", why));
+            }
+        }
+        let sandbox = state.current_sandbox().map(|s| s.id.clone());
+        let whole = resources::of_pod(&self.pod);
+        for step in 0..2 {
+            if let Some(sandbox) = &sandbox {
+                self.shared.runtime.update_sandbox(sandbox, whole.clone()).await.map_err(failed)?;
+            }
+            if step == 0 {
+                self.shared.runtime.update_container(id, wanted.clone()).await.map_err(failed)?;
+            }
+        }
+        let resources = spec.resources.clone().unwrap_or_default();
+        Ok(Learnt::Resized { id: id.into(), resources: Box::new(resources) })
     }
 
     pub(super) async fn kill(&self, id: &str) -> Result<Learnt, Failed> {

@@ -11,6 +11,7 @@ use crate::{
     pod_files::{self, termination_message},
     pod_state::{Container, PodState},
     probes::Found,
+    resize,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -20,6 +21,8 @@ use std::{sync::Arc, time::Duration};
 /// Delays between tries of a step that fails.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(16);
+/// How soon it is looked again whether there is room for a resize.
+const RESIZE_AGAIN: Duration = Duration::from_secs(5);
 
 fn revision(pod: &Pod) -> Option<u64> {
     pod.metadata.resource_version.as_deref()?.parse().ok()
@@ -45,6 +48,58 @@ impl Worker {
         }
     }
 
+    /// What the pod asks for now is looked at; gives the time at which to look again.
+    pub(super) fn consider_resize(&mut self) -> Option<Timestamp> {
+        if self.termination.is_some() || !resize::differs(&self.pod, &self.known.given) {
+            self.known.pending = None;
+            return None;
+        }
+        let others = self.shared.others(self.pod.uid());
+        let began = self.pod.status.as_ref().is_some_and(|s| s.container_statuses.is_some());
+        match resize::judge(&self.pod, &others, &self.shared.capacity.allocatable) {
+            Ok(()) => {
+                self.known.given = resize::wanted(&self.pod);
+                self.known.pending = None;
+                self.known.failures.retain(|key, _| !matches!(key, Key::Resize(_)));
+                if began {
+                    let summary = resize::summary(&self.pod, &self.known.given);
+                    self.events.normal(None, "ResizeStarted", format!("Pod resize started: {summary}"));
+                }
+                None
+            }
+            Err(pending) => {
+                if self.known.pending.as_ref() != Some(&pending) {
+                    let event =
+                        if pending.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+                    let summary = resize::summary(&self.pod, &resize::wanted(&self.pod));
+                    let message = format!(
+                        "Pod resize {}: {summary}: {}",
+                        pending.reason.to_lowercase(),
+                        pending.message
+                    );
+                    self.events.warning(None, event, message);
+                }
+                self.known.pending = Some(pending);
+                Some(self.shared.now() + RESIZE_AGAIN)
+            }
+        }
+    }
+
+    /// Tells when the last container has what it was promised.
+    fn resized(&mut self) {
+        let reported = self.acked.conditions.iter().flatten().any(|c| c.type_ == "PodResizeInProgress");
+        let known = &self.known;
+        let open = |c: &Container| c.running() && known.resizing(&c.name, &c.id).is_some();
+        let changed = self.acked.container_statuses.iter().flatten().any(|s| {
+            let id = s.container_id.as_deref().and_then(|id| id.strip_prefix("orlop://"));
+            s.resources.is_some() && s.resources.as_ref() != id.and_then(|id| known.applied.get(id))
+        });
+        if (reported || changed) && !self.state.containers.iter().any(open) {
+            let summary = resize::summary(&self.pod, &self.known.given);
+            self.events.normal(None, "ResizeCompleted", format!("Pod resize completed: {summary}"));
+        }
+    }
+
     fn adopt_container(&mut self, container: &Container, status: &ContainerStatus, now: Timestamp) {
         if container.attempt > 0 {
             let backoff = BackOff::after_failures(container.attempt, container.finished_at.unwrap_or(now));
@@ -52,6 +107,7 @@ impl Worker {
         }
         let same = status.container_id.as_deref() == Some(&format!("orlop://{}", container.id));
         if same && container.running() {
+            self.known.applied.insert(container.id.clone(), status.resources.clone().unwrap_or_default());
             let probed = Probed {
                 container_id: container.id.clone(),
                 started: status.started == Some(true),
@@ -287,6 +343,17 @@ impl Worker {
                 self.put(*container);
                 self.read_message(&id).await;
             }
+            Learnt::Started { container, resources } => {
+                let id = container.id.clone();
+                self.known.applied.insert(id.clone(), *resources);
+                self.put(*container);
+                self.read_message(&id).await;
+                self.resized();
+            }
+            Learnt::Resized { id, resources } => {
+                self.known.applied.insert(id, *resources);
+                self.resized();
+            }
             Learnt::Killed(id) => {
                 // It has no time left that could be taken from it.
                 self.known.stopping.insert(id, Timestamp::MIN);
@@ -294,6 +361,7 @@ impl Worker {
             Learnt::ContainerRemoved(id) => {
                 self.messages.remove(&id);
                 self.known.stopping.remove(&id);
+                self.known.applied.remove(&id);
                 self.state.containers.retain(|c| c.id != id);
             }
             Learnt::SandboxStopped { id, containers } => {

@@ -121,7 +121,7 @@ impl Worker {
         let mut worker = Self {
             events: shared.events.of_pod(&start.pod),
             shared,
-            known: Known::default(),
+            known: Known { given: crate::resize::given(&start.pod), ..Known::default() },
             termination: None,
             why: start.rejected.or_else(|| kept_reason(&start.pod)),
             start_time,
@@ -193,6 +193,7 @@ impl Worker {
     /// One round: decide, write the status, start what is to be done.
     fn step(&mut self) -> plan::Plan {
         let mut wake = self.terminate_if_due();
+        wake = wake.into_iter().chain(self.consider_resize()).min();
         let patch = self.status_patch();
         let settled = patch.is_none() && !self.patching;
         if let Some(patch) = patch
@@ -340,7 +341,7 @@ impl Worker {
         self.known.in_flight.insert(action.key());
         let step = steps::Step {
             shared: self.shared.clone(),
-            pod: self.pod.clone(),
+            pod: self.as_given(),
             events: self.events.clone(),
             ending: self.ending.clone(),
             tokens: self.tokens.clone(),
@@ -353,6 +354,14 @@ impl Worker {
             _ => None,
         };
         self.running.push(Box::pin(step.run(action, state, image)));
+    }
+
+    /// The pod with what it was promised, which may not be what it asks for.
+    fn as_given(&self) -> Arc<Pod> {
+        if crate::resize::differs(&self.pod, &self.known.given) {
+            return Arc::new(crate::resize::with(&self.pod, &self.known.given));
+        }
+        self.pod.clone()
     }
 
     fn ips(&self) -> Vec<IpAddr> {

@@ -16,7 +16,7 @@ use crate::{
     volumes::{self, Ingredients},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use kube::{
     Api,
     api::{DeleteParams, Preconditions},
@@ -48,6 +48,8 @@ pub(super) enum Learnt {
     Unmounted,
     Image { container: String, image: Image },
     Container(Box<Container>),
+    Started { container: Box<Container>, resources: Box<ResourceRequirements> },
+    Resized { id: String, resources: Box<ResourceRequirements> },
     ContainerRemoved(String),
     Killed(String),
     SandboxStopped { id: String, containers: Vec<Container> },
@@ -115,6 +117,7 @@ impl Step {
             }
             Action::Stop { id, grace, why } => self.stop(&state, &id, grace, why).await,
             Action::Kill { id } => self.kill(&id).await,
+            Action::Resize { container, id } => self.resize(&state, &container, &id).await,
             Action::RemoveContainer { id } => self.remove_container(id).await,
             Action::StopSandbox { id } => self.stop_sandbox(id).await,
             Action::RemoveSandbox { id } => self.remove_sandbox(id).await,

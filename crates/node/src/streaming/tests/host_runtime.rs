@@ -230,6 +230,9 @@ impl ContainerRuntime for HostRuntime {
     async fn update_container(&self, _: &str, _: Resources) -> Result<(), Error> {
         not_here()
     }
+    async fn update_sandbox(&self, _: &str, _: Resources) -> Result<(), Error> {
+        not_here()
+    }
     async fn reopen_log(&self, _: &str) -> Result<(), Error> {
         not_here()
     }
