@@ -74,6 +74,8 @@ class Cluster:
         self.node_ports = f"{30000 + 35 * number}-{30034 + 35 * number}"
         self.process = None
         self.more_arguments = []
+        # Nobody is evicted because this machine's disk is nearly full.
+        self.pressure = ["--eviction-hard", "memory.available<10Mi", "--image-gc-high-threshold", "100"]
 
     @property
     def log(self):
@@ -84,7 +86,7 @@ class Cluster:
             BINARY, "server", "--data-dir", self.data, "--https-port", str(self.port),
             "--kubelet-port", str(self.kubelet_port), "--node-name", self.node,
             "--cluster-cidr", self.pods, "--service-cidr", self.services,
-            "--service-node-ports", self.node_ports, "--log", os.environ.get("ORLOP_LOG", "info"), *self.more_arguments,
+            "--service-node-ports", self.node_ports, *self.pressure, "--log", os.environ.get("ORLOP_LOG", "info"), *self.more_arguments,
         ]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(

@@ -23,6 +23,13 @@ impl Rejection {
     }
 }
 
+impl Rejection {
+    /// The node is short of something.
+    pub fn of_pressure(why: String) -> Self {
+        Self::new("Evicted", why)
+    }
+}
+
 /// Checks a pod against the node and the pods that it has taken already.
 pub(crate) fn admit(
     pod: &Pod,

@@ -2,8 +2,19 @@
 //! nothing about a pod.
 
 use crate::{
-    Error, NodeConfig, PodNetwork, capacity::Capacity, dispatch, events::Events, image_pull::Puller,
-    local_volumes, metrics::Metrics, objects::ObjectCache, pod::PodExt as _, registration, worker::Message,
+    Error, NodeConfig, PodNetwork,
+    capacity::Capacity,
+    dispatch,
+    events::Events,
+    eviction,
+    image_gc::{self, ImageAges},
+    image_pull::Puller,
+    local_volumes,
+    metrics::Metrics,
+    objects::ObjectCache,
+    pod::PodExt as _,
+    registration,
+    worker::Message,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -55,6 +66,8 @@ pub(crate) struct Shared {
     pub puller: Puller,
     pub outboxes: Outboxes,
     pub metrics: Arc<Metrics>,
+    pub eviction: eviction::State,
+    pub image_ages: ImageAges,
     clock: Clock,
     pods: Arc<Pods>,
     node_labels: RwLock<Option<BTreeMap<String, String>>>,
@@ -70,6 +83,16 @@ impl Shared {
     pub fn publish(&self, handle: PodHandle) {
         let uid = handle.pod.metadata.uid.clone().unwrap_or_default();
         self.pods.write().insert(uid, handle);
+    }
+
+    /// All pods on this node.
+    pub fn handles(&self) -> Vec<PodHandle> {
+        self.pods.read().values().cloned().collect()
+    }
+
+    /// Whether anything of a pod runs.
+    pub fn runs(&self, uid: &str) -> bool {
+        self.pods.read().get(uid).is_some_and(|p| p.containers.values().flatten().any(|c| c.running))
     }
 
     /// The pods on this node besides one that have not ended.
@@ -148,13 +171,18 @@ impl Agent {
         let services = Api::<Service>::all(shared.client.clone());
         let informer = shared.services.clone();
         let registered = registration::run(shared.clone());
+        // Before anybody is told how the node is.
+        eviction::look(&shared);
         let removing = local_volumes::run(shared.clone());
+        let (evicting, collecting) = (eviction::run(shared.clone()), image_gc::run(shared.clone()));
         let dispatched = dispatch::run(shared, shutdown.clone());
         tokio::select! {
             result = dispatched => result,
             () = registered => Ok(()),
             () = informer.run(services) => Ok(()),
             () = removing => Ok(()),
+            () = evicting => Ok(()),
+            () = collecting => Ok(()),
             () = shutdown.cancelled() => Ok(()),
         }
     }
@@ -176,6 +204,8 @@ impl Agent {
             puller: Puller::new(inner.images.clone(), inner.clock.clone()),
             outboxes,
             metrics: inner.metrics.clone(),
+            eviction: eviction::State::default(),
+            image_ages: ImageAges::default(),
             node_labels: RwLock::default(),
             config: inner.config.clone(),
             client: inner.client.clone(),

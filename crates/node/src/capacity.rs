@@ -1,6 +1,9 @@
 //! What this machine has, and how much of it is in short supply: read from the kernel, judged by thresholds.
 
-use crate::NodeConfig;
+use crate::{
+    NodeConfig,
+    eviction::{Signal, Supply},
+};
 use orlop_api::quantity::Quantity;
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -48,7 +51,7 @@ fn kibibytes(bytes: u64) -> Quantity {
 }
 
 /// Size and free space of the file system under a path, in bytes.
-fn space(path: &Path) -> Option<(u64, u64)> {
+pub(crate) fn space(path: &Path) -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
@@ -77,16 +80,27 @@ pub(crate) struct Pressure {
     pub pids: bool,
 }
 
-/// Looks at the machine now.
-pub(crate) fn pressure(config: &NodeConfig) -> Pressure {
-    let thresholds = config.pressure;
-    let memory = memory_info().is_some_and(|m| m.available < thresholds.memory_available);
-    let disk = space(&config.root_dir)
-        .is_some_and(|(total, free)| (free as f64) < total as f64 * thresholds.nodefs_available);
-    let pids = pids().is_some_and(|(used, most)| {
-        (most.saturating_sub(used) as f64) < most as f64 * thresholds.pid_available
-    });
-    Pressure { memory, disk, pids }
+/// Looks at the machine now: what is left of everything that can run short.
+pub(crate) fn observe(config: &NodeConfig) -> BTreeMap<Signal, Supply> {
+    let mut seen = BTreeMap::new();
+    let mut put = |signal, supply: Option<(u64, u64)>| {
+        if let Some((capacity, available)) = supply {
+            seen.insert(signal, Supply { available, capacity });
+        }
+    };
+    put(Signal::MemoryAvailable, memory_info().map(|m| (m.total, m.available)));
+    put(Signal::NodefsAvailable, space(&config.root_dir));
+    put(Signal::NodefsInodesFree, inodes(&config.root_dir));
+    put(Signal::ImagefsAvailable, space(&config.images_dir));
+    put(Signal::ImagefsInodesFree, inodes(&config.images_dir));
+    put(Signal::PidAvailable, pids().map(|(used, most)| (most, most.saturating_sub(used))));
+    seen
+}
+
+/// Number of inodes of the file system under a path, and how many are free. Some file systems do not count them.
+fn inodes(path: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    (stat.f_files > 0).then_some((stat.f_files, stat.f_favail))
 }
 
 /// Processes and threads that there are, and how many there can be.

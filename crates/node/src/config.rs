@@ -1,5 +1,6 @@
 //! What the agent is told about its node and its cluster. It reads no file and no environment itself.
 
+use crate::{ImageGcConfig, eviction::EvictionConfig};
 use k8s_openapi::api::core::v1::Taint;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -32,25 +33,12 @@ pub struct NodeConfig {
     pub reserved_memory: u64,
     /// Thousandths of a CPU kept back from pods.
     pub reserved_cpu_millis: u64,
-    /// When the node says that it is under pressure.
-    pub pressure: PressureThresholds,
-}
-
-/// From where on the node reports pressure (the kubelet's `evictionHard` signals).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PressureThresholds {
-    /// `MemoryPressure` when less than this many bytes are available.
-    pub memory_available: u64,
-    /// `DiskPressure` when less than this part (0 to 1) of the file system under `root_dir` is free.
-    pub nodefs_available: f64,
-    /// `PIDPressure` when less than this part (0 to 1) of the process ids is free.
-    pub pid_available: f64,
-}
-
-impl Default for PressureThresholds {
-    fn default() -> Self {
-        Self { memory_available: 100 << 20, nodefs_available: 0.05, pid_available: 0.05 }
-    }
+    /// The folder of images: its disk is the one that they fill.
+    pub images_dir: PathBuf,
+    /// When the node is under pressure, and pods have to go.
+    pub eviction: EvictionConfig,
+    /// When images that nobody uses are removed.
+    pub image_gc: ImageGcConfig,
 }
 
 impl NodeConfig {
@@ -60,6 +48,7 @@ impl NodeConfig {
         Self {
             name: name.into(),
             volumes_dir: root_dir.join("volumes"),
+            images_dir: root_dir.clone(),
             root_dir,
             node_ip,
             kubelet_port: 10250,
@@ -71,7 +60,8 @@ impl NodeConfig {
             max_pods: 110,
             reserved_memory: 0,
             reserved_cpu_millis: 0,
-            pressure: PressureThresholds::default(),
+            eviction: EvictionConfig::default(),
+            image_gc: ImageGcConfig::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     Error,
     admission::{Rejection, admit},
     agent::Shared,
+    eviction,
     pod::PodExt,
     pod_state::{PodState, by_pod, label, uid_of_sandbox},
     volumes,
@@ -198,6 +199,9 @@ impl Dispatcher {
             || pod.ended();
         if taken {
             return Ok(());
+        }
+        if let Some(why) = eviction::refusal(pod, self.shared.eviction.pressure()) {
+            return Err(Rejection::of_pressure(why));
         }
         let others = self.held.values().filter(|h| !h.rejected && !h.pod.ended());
         let others: Vec<Arc<Pod>> = others.map(|h| h.pod.clone()).collect();

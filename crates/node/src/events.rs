@@ -66,6 +66,11 @@ impl Events {
         self.recorder.event_about(self.node.clone(), EventType::Normal, reason, message);
     }
 
+    /// Something about this node that somebody may want to see to.
+    pub fn node_warning(&self, reason: &'static str, message: impl Into<String>) {
+        self.recorder.event_about(self.node.clone(), EventType::Warning, reason, message);
+    }
+
     /// Events about a pod.
     pub fn of_pod(&self, pod: &Pod) -> PodEvents {
         let mut about = reference(pod);

@@ -260,6 +260,10 @@ impl ContainerRuntime for FakeRuntime {
         Ok(Stats::default())
     }
 
+    async fn container_disk(&self, _: &str) -> Result<u64, Error> {
+        Ok(0)
+    }
+
     async fn reopen_log(&self, id: &str) -> Result<(), Error> {
         self.call("reopen_log", id)
     }

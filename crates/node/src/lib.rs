@@ -16,7 +16,9 @@ mod dispatch;
 mod env;
 mod error;
 mod events;
+pub mod eviction;
 mod handler;
+mod image_gc;
 mod image_pull;
 mod local_volumes;
 mod metrics;
@@ -44,6 +46,7 @@ mod fake;
 mod fake_api;
 
 pub use agent::{Agent, ContainerHandle, PodHandle, run};
-pub use config::{NodeConfig, PressureThresholds};
+pub use config::NodeConfig;
 pub use error::Error;
+pub use image_gc::ImageGcConfig;
 pub use pod_network::PodNetwork;

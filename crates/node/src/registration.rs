@@ -3,7 +3,6 @@
 
 use crate::{
     agent::Shared,
-    capacity::pressure,
     node_object::{self, Health},
 };
 use futures::StreamExt;
@@ -57,6 +56,7 @@ where
 }
 
 async fn keep_node(shared: &Shared, mut node: Node) {
+    let mut pressures = shared.eviction.changes();
     let mut health = look(shared).await;
     node = persist("reporting the node's status", || report(shared, &node, &health)).await;
     let name = &shared.config.name;
@@ -79,6 +79,7 @@ async fn keep_node(shared: &Shared, mut node: Node) {
         let mut again = false;
         tokio::select! {
             _ = ticks.tick() => {}
+            Ok(()) = pressures.changed() => {}
             Some(item) = news.next() => match item {
                 Ok(Some(newest)) => {
                     shared.set_node_labels(newest.metadata.labels.clone().unwrap_or_default());
@@ -107,6 +108,17 @@ async fn keep_node(shared: &Shared, mut node: Node) {
 }
 
 fn tell_changes(shared: &Shared, old: &Health, new: &Health) {
+    let name = &shared.config.name;
+    for (was, is, reasons) in [
+        (old.pressure.memory, new.pressure.memory, ["NodeHasInsufficientMemory", "NodeHasSufficientMemory"]),
+        (old.pressure.disk, new.pressure.disk, ["NodeHasDiskPressure", "NodeHasNoDiskPressure"]),
+        (old.pressure.pids, new.pressure.pids, ["NodeHasInsufficientPID", "NodeHasSufficientPID"]),
+    ] {
+        if was != is {
+            let reason = reasons[usize::from(!is)];
+            shared.events.node(reason, format!("Node {name} status is now: {reason}"));
+        }
+    }
     if old.unready.is_some() != new.unready.is_some() {
         let reason = if new.unready.is_some() { "NodeNotReady" } else { "NodeReady" };
         shared.events.node(reason, format!("Node {} status is now: {reason}", shared.config.name));
@@ -138,7 +150,7 @@ async fn look(shared: &Shared) -> Health {
         Ok(_) => None,
         Err(error) => Some(format!("container runtime is down: {error}")),
     };
-    Health { pressure: pressure(&shared.config), unready }
+    Health { pressure: shared.eviction.pressure(), unready }
 }
 
 async fn status(shared: &Shared, before: &NodeStatus, health: &Health) -> NodeStatus {

@@ -8,6 +8,7 @@ mod layout;
 mod lock;
 mod logging;
 mod node_role;
+mod pressure;
 mod reset;
 mod scheduling;
 mod server;

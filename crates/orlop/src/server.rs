@@ -9,6 +9,7 @@ use crate::{
     lock,
     logging::{self, LogArguments},
     node_role,
+    pressure::PressureArguments,
     scheduling::SchedulerArguments,
 };
 use clap::Args;
@@ -16,7 +17,7 @@ use ipnet::{IpNet, Ipv4Net};
 use orlop_apiserver::{ApiServer, Identity, audit::AuditConfig, identity::CONTROLLERS};
 use orlop_dns::{DnsConfig, DnsIndex, DnsServer, Upstreams};
 use orlop_network::{Network, NetworkConfig};
-use orlop_node::{Agent, NodeConfig, services};
+use orlop_node::{Agent, ImageGcConfig, NodeConfig, eviction::EvictionConfig, services};
 use orlop_runtime::{
     Runtime, RuntimeConfig,
     image::{ImageStore, StoreOptions, control},
@@ -80,6 +81,8 @@ pub(crate) struct ServerArguments {
     #[arg(long, value_name = "REGISTRY")]
     insecure_registry: Vec<String>,
     #[command(flatten)]
+    pressure: PressureArguments,
+    #[command(flatten)]
     audit: AuditArguments,
     #[command(flatten)]
     scheduler: SchedulerArguments,
@@ -107,12 +110,15 @@ struct Plan {
     dns_address: Ipv4Addr,
     audit: Option<AuditConfig>,
     scheduling: orlop_scheduler::config::Configuration,
+    eviction: EvictionConfig,
+    image_gc: ImageGcConfig,
 }
 
 impl Plan {
     fn new(arguments: &ServerArguments) -> Result<Self, Error> {
         let audit = arguments.audit.read()?;
         let scheduling = arguments.scheduler.read()?;
+        let (eviction, image_gc) = (arguments.pressure.eviction()?, arguments.pressure.image_gc()?);
         let layout = Layout::create(&arguments.data_dir)?;
         let node = arguments.node_name.clone().map_or_else(address::host_name, Ok)?;
         let fits = |range: Ipv4Net, what: &str, longest: u8| {
@@ -136,7 +142,18 @@ impl Plan {
         let gateway = Ipv4Addr::from(u32::from(pod_range.network()) + 1);
         let node_address = arguments.node_ip.or_else(address::of_this_machine).unwrap_or(gateway.into());
         let (service_address, dns_address) = (nth(1), nth(10));
-        Ok(Self { layout, node, node_address, pod_range, service_address, dns_address, audit, scheduling })
+        Ok(Self {
+            layout,
+            node,
+            node_address,
+            pod_range,
+            service_address,
+            dns_address,
+            audit,
+            scheduling,
+            eviction,
+            image_gc,
+        })
     }
 }
 
@@ -403,6 +420,9 @@ async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationTo
 
     let mut config = NodeConfig::new(plan.node.clone(), plan.layout.node(), plan.node_address);
     config.volumes_dir = plan.layout.volumes();
+    config.images_dir = plan.layout.images();
+    config.eviction = plan.eviction.clone();
+    config.image_gc = plan.image_gc;
     config.kubelet_port = arguments.kubelet_port;
     config.cluster_dns = vec![plan.dns_address.into()];
     config.cluster_domain.clone_from(&arguments.cluster_domain);

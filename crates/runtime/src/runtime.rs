@@ -154,6 +154,23 @@ pub(crate) fn check_id(what: &'static str, id: &str) -> Result<(), Error> {
     }
 }
 
+/// Bytes on disk of a folder. What vanishes meanwhile does not count.
+fn size_on_disk(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut folders = vec![folder.to_path_buf()];
+    let mut total = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
+            total += meta.blocks() * 512;
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    total
+}
+
 #[async_trait::async_trait]
 impl ContainerRuntime for Runtime {
     async fn run_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, Error> {
@@ -250,6 +267,11 @@ impl ContainerRuntime for Runtime {
     async fn container_stats(&self, id: &str) -> Result<Stats, Error> {
         let (container, _) = self.inner.running(id)?;
         Ok(self.inner.cgroups.stats(&container.cgroup(), now()))
+    }
+
+    async fn container_disk(&self, id: &str) -> Result<u64, Error> {
+        let upper = RootfsMount::new(Vec::new(), &self.inner.container(id)?.folder).upperdir;
+        blocking(move || Ok(size_on_disk(&upper))).await
     }
 
     async fn reopen_log(&self, id: &str) -> Result<(), Error> {

@@ -452,6 +452,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<(), Error>;
     /// What it uses.
     async fn container_stats(&self, id: &str) -> Result<Stats, Error>;
+    /// Bytes on disk of what it has written into its root file system.
+    async fn container_disk(&self, id: &str) -> Result<u64, Error>;
     /// Closes the log file and opens it anew (after it was renamed away).
     async fn reopen_log(&self, id: &str) -> Result<(), Error>;
 

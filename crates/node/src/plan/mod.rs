@@ -212,6 +212,8 @@ pub(crate) enum Cause {
     Ended,
     /// `activeDeadlineSeconds` are over.
     Deadline,
+    /// The node needs what it uses.
+    Evicted,
     /// It was turned away before anything was made.
     Rejected,
     /// The API wants it gone.

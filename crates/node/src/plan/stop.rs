@@ -32,7 +32,7 @@ pub(super) fn plan(view: &View<'_>, end: Termination) -> Plan {
         plan.want(view, Action::Unmount);
     }
     match end.cause {
-        Cause::Ended | Cause::Deadline | Cause::Rejected => remove_dead(view, &mut plan),
+        Cause::Ended | Cause::Deadline | Cause::Evicted | Cause::Rejected => remove_dead(view, &mut plan),
         Cause::Deleted => {
             if view.known.deleted {
                 remove_all(view, &mut plan);

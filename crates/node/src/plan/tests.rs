@@ -134,6 +134,7 @@ fn words(action: &Action) -> String {
         Action::Start { container, attempt, .. } => format!("start {container} {attempt}"),
         Action::Stop { id, grace, .. } => format!("stop {id} {}", grace.as_secs()),
         Action::Kill { id } => format!("kill {id}"),
+        Action::Resize { id, .. } => format!("resize {id}"),
         Action::RemoveContainer { id } => format!("remove {id}"),
         Action::StopSandbox { id } => format!("stop-sandbox {id}"),
         Action::RemoveSandbox { id } => format!("remove-sandbox {id}"),
@@ -492,6 +493,7 @@ mod converging {
                     case.known.images.remove(&container);
                 }
                 Action::Stop { id, .. } | Action::Kill { id } => self.exit(&id, 143),
+                Action::Resize { .. } => {}
                 Action::RemoveContainer { id } => case.state.containers.retain(|c| c.id != id),
                 Action::StopSandbox { id } => {
                     case.state.sandboxes.iter_mut().filter(|s| s.id == id).for_each(|s| s.ready = false);
@@ -595,4 +597,21 @@ mod converging {
             prop_assert!(world.case.plan().done);
         }
     }
+}
+
+#[test]
+fn a_container_gets_what_it_was_promised_in_place_or_by_starting_anew() {
+    let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    let mut case = Case::prepared(json!({"containers": [{"name": "a", "resizePolicy": policy}]}));
+    case.container("a", 0, ContainerState::Running, 0).sandbox_id = sandbox_id(&case.pod, 0);
+    let amount = |value: Value| serde_json::from_value::<ResourceRequirements>(value).expect("amounts");
+    let small = amount(json!({"requests": {"cpu": "1", "memory": "1Mi"}}));
+    case.known.given.insert("a".into(), small.clone());
+    assert!(case.words().is_empty(), "what it has is not known: nothing is done");
+    case.known.applied.insert("u_a_0".into(), small);
+    assert!(case.words().is_empty());
+    case.known.given.insert("a".into(), amount(json!({"requests": {"cpu": "2", "memory": "1Mi"}})));
+    assert_eq!(case.words(), ["resize u_a_0"]);
+    case.known.given.insert("a".into(), amount(json!({"requests": {"cpu": "1", "memory": "2Mi"}})));
+    assert_eq!(case.words(), ["stop u_a_0 30"]);
 }

@@ -2,7 +2,7 @@
 
 use super::{StatusInput, phase::Phase};
 use crate::{
-    plan::initialized,
+    plan::{Cause, initialized},
     pod::{PodExt, Role},
 };
 use k8s_openapi::{
@@ -61,6 +61,12 @@ pub(super) fn conditions(input: &StatusInput<'_>, status: &PodStatus) -> Vec<Pod
     let mut all: Vec<PodCondition> =
         own.into_iter().map(|(name, value)| condition(input, name, value)).collect();
     all.extend(resizing(input));
+    if let Some(("Evicted", why)) = input.why
+        && input.view.termination.is_some_and(|t| t.cause == Cause::Evicted)
+    {
+        let value = Value { holds: true, reason: Some("TerminationByKubelet"), message: Some(why.into()) };
+        all.push(condition(input, "DisruptionTarget", value));
+    }
     let ours = |name: &str| RESIZE.contains(&name);
     let others = input
         .before

@@ -52,7 +52,7 @@ struct Count {
 pub(super) fn phase(input: &StatusInput<'_>, init: &[ContainerStatus], main: &[ContainerStatus]) -> Phase {
     let pod = input.view.pod;
     match input.view.termination.map(|t| t.cause) {
-        Some(Cause::Rejected | Cause::Deadline) => return Phase::Failed,
+        Some(Cause::Rejected | Cause::Deadline | Cause::Evicted) => return Phase::Failed,
         _ if pod.ended() => {
             let succeeded = input.before.phase.as_deref() == Some("Succeeded");
             return if succeeded { Phase::Succeeded } else { Phase::Failed };

@@ -155,6 +155,12 @@ impl Worker {
                 }
             }
             Message::ObjectsChanged => self.refresh_volumes(),
+            Message::Evict(evicted) => {
+                if self.termination.is_none() {
+                    self.evicted = Some(evicted.grace);
+                    self.why = Some(("Evicted".into(), evicted.message));
+                }
+            }
             Message::Resync(state) => self.resync(state).await,
         }
     }

@@ -56,8 +56,17 @@ pub(crate) enum Message {
     Finding(Finding),
     /// A ConfigMap or Secret that the pod uses has changed.
     ObjectsChanged,
+    /// The node is short of something, and this pod has to go.
+    Evict(Box<Evicted>),
     /// What the runtime has of the pod, in case news were lost.
     Resync(PodState),
+}
+
+/// Why and how a pod is evicted.
+#[derive(Debug)]
+pub(crate) struct Evicted {
+    pub message: String,
+    pub grace: Duration,
 }
 
 /// What a worker starts with.
@@ -78,6 +87,8 @@ pub(crate) struct Worker {
     state: PodState,
     known: Known,
     termination: Option<Termination>,
+    /// How long it has to end, if it is being evicted.
+    evicted: Option<Duration>,
     /// `status.reason` and `status.message`.
     why: Option<(String, String)>,
     start_time: Timestamp,
@@ -123,6 +134,7 @@ impl Worker {
             shared,
             known: Known { given: crate::resize::given(&start.pod), ..Known::default() },
             termination: None,
+            evicted: None,
             why: start.rejected.or_else(|| kept_reason(&start.pod)),
             start_time,
             messages: BTreeMap::new(),
@@ -264,7 +276,9 @@ impl Worker {
         if self.termination.is_some() {
             return None;
         }
-        if self.why.is_some() && !self.pod.ended() {
+        if let Some(grace) = self.evicted {
+            self.terminate(Cause::Evicted, grace);
+        } else if self.why.is_some() && !self.pod.ended() {
             self.terminate(Cause::Rejected, usual);
         } else if self.pod.ended() || plan::ended(&self.pod, &self.state, &self.known).is_some() {
             self.terminate(Cause::Ended, usual);

@@ -233,6 +233,9 @@ impl ContainerRuntime for HostRuntime {
     async fn update_sandbox(&self, _: &str, _: Resources) -> Result<(), Error> {
         not_here()
     }
+    async fn container_disk(&self, _: &str) -> Result<u64, Error> {
+        not_here()
+    }
     async fn reopen_log(&self, _: &str) -> Result<(), Error> {
         not_here()
     }
