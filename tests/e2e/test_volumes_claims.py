@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 
 from cluster import eventually, pod
 
@@ -106,3 +107,29 @@ def test_a_claim_says_why_it_waits_and_grows_when_asked(ns):
     name = ns.get("pvc", "grows")["spec"]["volumeName"]
     assert ns.cluster.get("pv", name)["spec"]["capacity"]["storage"] == "2Mi"
     assert (ns.cluster.data / "volumes" / name / "deep" / "er").is_dir()
+
+
+def test_a_volume_outlives_the_server_and_goes_when_its_time_has_come(own_cluster):
+    own_cluster.start()
+    own_cluster.import_image(own_cluster.archive)
+    own_cluster.apply(claim("data"), "default")
+    own_cluster.apply(with_claim("it", "data", "echo kept > /data/f; exec sleep 3600"), "default")
+    look = lambda: own_cluster.run("exec", "it", "--", "cat", "/data/f", check=False).stdout
+    eventually(lambda: look() == "kept\n", what="it has written")
+    name = own_cluster.get("pvc", "data")["spec"]["volumeName"]
+    directory = own_cluster.data / "volumes" / name
+    own_cluster.end(signal.SIGKILL)
+    own_cluster.start()
+    eventually(lambda: look() == "kept\n", what="it still has it")
+    own_cluster.kubectl("delete", "pvc", "data", "--wait=false")
+    own_cluster.kubectl("delete", "pod", "it", "--now")
+    # Killed between any two steps of the end.
+    own_cluster.end(signal.SIGKILL)
+    own_cluster.start()
+    eventually(lambda: not directory.exists() and "NotFound" in own_cluster.refused("get", "pv", name), what="nothing is left")
+    # Who deletes the default class does not want it.
+    own_cluster.kubectl("delete", "storageclass", "local")
+    own_cluster.end()
+    own_cluster.start()
+    own_cluster.apply(claim("later"), "default")
+    assert "storageClassName" not in own_cluster.get("pvc", "later")["spec"]
