@@ -263,3 +263,20 @@ def test_others_may_write_into_the_status_of_volumes_claims_and_attachments(ns):
     ns.cluster.kubectl("patch", "volumeattachment", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": {"attached": True}}))
     assert ns.cluster.get("volumeattachment", name)["status"]["attached"] is True
     ns.cluster.kubectl("delete", "volumeattachment", name)
+
+
+def test_the_files_of_an_image_are_a_volume(ns):
+    here = volumes(image={"image": {"reference": "e2e.test/busybox:1", "pullPolicy": "IfNotPresent"}})
+    parts = [{"name": "image", "mountPath": "/image"}, {"name": "image", "mountPath": "/part", "subPath": "etc"}]
+    look = "grep web /image/etc/passwd /part/passwd; touch /image/new 2>/dev/null || echo read-only; exec sleep 3600"
+    apply(ns, pod("it", "sh", "-c", look, volumeMounts=parts, spec={"volumes": here}),
+          pod("none", "true", volumeMounts=parts[:1], spec={"volumes": volumes(image={"image": {"reference": "e2e.test/none:1", "pullPolicy": "Never"}})}))
+    ns.wait_ready("it")
+    eventually(lambda: ns.logs("it").endswith("read-only\n"), what="it has looked")
+    assert "/image/etc/passwd:web:x:1000" in ns.logs("it") and "/part/passwd:web:x:1000" in ns.logs("it")
+    said = lambda: " ".join(e["message"] for e in ns.events("none") if e["reason"] == "FailedMount")
+    eventually(lambda: "is not present with pull policy of Never" in said(), what="the missing image is told of")
+    folders = list((ns.cluster.data / "node" / "pods").glob("*/volumes/kubernetes.io~image/image/rootfs"))
+    assert folders
+    ns.kubectl("delete", "pod", "it", "none", "--now")
+    eventually(lambda: not any(folder.exists() for folder in folders), what="nothing is left")

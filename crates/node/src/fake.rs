@@ -331,6 +331,14 @@ impl Images for FakeRuntime {
         Ok(self.state.lock().images.values().cloned().collect())
     }
 
+    async fn show(&self, _: &str, folder: &std::path::Path) -> Result<std::path::PathBuf, Error> {
+        Ok(folder.join("rootfs"))
+    }
+
+    async fn hide(&self, _: &std::path::Path) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &str) -> Result<(), Error> {
         Ok(())
     }

@@ -79,6 +79,9 @@ async fn in_use(shared: &Shared, images: &[Image]) -> Option<BTreeSet<String>> {
     for pod in shared.others("") {
         use crate::pod::PodExt;
         named.extend(pod.containers().into_iter().filter_map(|(_, c)| c.image.clone()));
+        named.extend(
+            pod.spec_ref().volumes.iter().flatten().filter_map(|v| v.image.as_ref()?.reference.clone()),
+        );
         named.extend(pod.ephemeral().into_iter().filter_map(|c| c.image));
     }
     for name in named {

@@ -54,7 +54,8 @@ impl Puller {
     ) -> Result<Image, NoImage> {
         let reference = container.image.as_deref().unwrap_or_default();
         let now = (self.clock)();
-        let name = Some(container.name.as_str());
+        // What is pulled for a volume is about the whole pod.
+        let name = Some(container.name.as_str()).filter(|n| !n.is_empty());
         let policy = container.image_pull_policy.as_deref().unwrap_or_else(|| default_policy(reference));
         let here = match self.images.resolve(reference).await {
             Ok(here) => here,
@@ -126,7 +127,8 @@ impl Puller {
         events: &PodEvents,
     ) -> Result<Image, NoImage> {
         let reference = key.1.clone();
-        let name = Some(container.name.as_str());
+        // What is pulled for a volume is about the whole pod.
+        let name = Some(container.name.as_str()).filter(|n| !n.is_empty());
         events.normal(name, "Pulling", format!("Pulling image \"{reference}\""));
         let begun = Instant::now();
         match self.try_all(&reference, credentials(pod, objects, &reference)).await {

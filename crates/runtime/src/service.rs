@@ -1,7 +1,12 @@
 //! The contract between the node agent and a container runtime, in the nouns of the Kubernetes CRI
 //! (k8s.io/cri-api `RuntimeService` and `ImageService`), as plain structs.
 
-use std::{collections::BTreeMap, path::PathBuf, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A sandbox to make: the namespaces that a pod's containers share.
@@ -483,6 +488,11 @@ pub trait Images: Send + Sync + 'static {
     async fn import(&self, archive: Reader, name: Option<String>) -> Result<Vec<Image>, Error>;
     /// All images.
     async fn list(&self) -> Result<Vec<Image>, Error>;
+    /// Mounts an image's files below a folder, to be read; says where. The image is in use until [`Images::hide`]. Again for the
+    /// same folder, it gives the same answer.
+    async fn show(&self, image_id: &str, folder: &Path) -> Result<PathBuf, Error>;
+    /// Unmounts what was shown below a folder, and removes that. Does nothing where there is nothing.
+    async fn hide(&self, folder: &Path) -> Result<(), Error>;
     /// Removes a reference, and the content that nothing uses any more.
     async fn remove(&self, reference: &str) -> Result<(), Error>;
 }

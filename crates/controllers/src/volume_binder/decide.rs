@@ -41,7 +41,7 @@ pub(super) struct ClaimView<'a> {
     pub claim: &'a PersistentVolumeClaim,
     /// Its class, if there is such a one.
     pub class: Option<&'a StorageClass>,
-    /// All volumes.
+    /// All volumes that may be its own: of a claim that names one, that one.
     pub volumes: Vec<&'a PersistentVolume>,
     /// The node of its first consumer, so far as there is one.
     pub node: Option<&'a Node>,

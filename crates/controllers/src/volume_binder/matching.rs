@@ -100,6 +100,10 @@ pub(super) fn best<'a>(
     let mut smallest: Option<&PersistentVolume> = None;
     for volume in volumes {
         let Some(spec) = volume.spec.as_ref() else { continue };
+        // Most volumes are somebody else's: they are passed by quickly.
+        if spec.claim_ref.is_some() && !is_bound_to(volume, claim) {
+            continue;
+        }
         if capacity(volume) < wanted || !same_mode(spec, claim) {
             continue;
         }

@@ -127,7 +127,12 @@ impl Binder {
         let class = self.cluster.storage_classes.get("", class_of_claim(&claim));
         let users = self.users(&claim);
         let node = self.consumers_node(&claim, &users);
-        let volumes = self.cluster.persistent_volumes.all();
+        let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+        let volumes = match named {
+            "" => self.cluster.persistent_volumes.all(),
+            // Only this one can be its volume: the others need not be looked through.
+            named => self.cluster.persistent_volumes.get("", named).into_iter().collect(),
+        };
         let view = ClaimView {
             claim: &claim,
             class: class.as_deref(),

@@ -17,7 +17,7 @@ use k8s_openapi::{
 use kube::{ResourceExt, api::PostParams};
 use orlop_api::local_volume::{NODE_LABEL, PROVISIONED_BY, PROVISIONER};
 use orlop_client::{EventType, api_message, api_reason};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// On a claim: who is to make its volume.
 const STORAGE_PROVISIONER: [&str; 2] =
@@ -88,11 +88,6 @@ impl Binder {
             fail(why);
             return Ok(());
         }
-        let nodes = self.cluster.nodes.all();
-        let volumes = self.cluster.persistent_volumes.all();
-        let on = |node: &str| {
-            volumes.iter().filter(|v| v.labels().get(NODE_LABEL).is_some_and(|n| n == node)).count()
-        };
         let node = match node {
             Some(node) if local::offers(&node, class) => node,
             Some(node) => {
@@ -100,6 +95,14 @@ impl Binder {
                 return Ok(());
             }
             None => {
+                let nodes = self.cluster.nodes.all();
+                let mut counts: HashMap<String, usize> = HashMap::new();
+                for volume in self.cluster.persistent_volumes.all() {
+                    if let Some(on) = volume.labels().get(NODE_LABEL) {
+                        *counts.entry(on.clone()).or_default() += 1;
+                    }
+                }
+                let on = |node: &str| counts.get(node).copied().unwrap_or(0);
                 let Some(chosen) = local::choose(nodes.iter().map(|n| &**n), class, on) else {
                     fail("no node that is ready keeps local volumes");
                     return Ok(());

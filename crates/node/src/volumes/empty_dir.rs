@@ -42,7 +42,7 @@ pub(super) fn make(folder: &Path, memory: Option<u64>) -> Result<bool, Error> {
 }
 
 /// Whether something is mounted on a folder: then it is on another device than its parent.
-fn is_mount_point(folder: &Path) -> Result<bool, Error> {
+pub(crate) fn is_mount_point(folder: &Path) -> Result<bool, Error> {
     let own = fs::metadata(folder).map_err(|e| Error::path("looking at", folder, e))?;
     let parent = folder.parent().unwrap_or(folder);
     let above = fs::metadata(parent).map_err(|e| Error::path("looking at", parent, e))?;

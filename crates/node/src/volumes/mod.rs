@@ -11,6 +11,7 @@ mod sub_path;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use empty_dir::is_mount_point;
 pub(crate) use mounts::{ContainerMounts, container_mounts};
 pub(crate) use payload::{Tokens, references};
 
@@ -38,6 +39,8 @@ pub(crate) enum Place {
     Host(PathBuf),
     /// What a claim stands for.
     Claim,
+    /// The files of an image.
+    Image,
 }
 
 /// Where a volume stands; an error for kinds that there are not.
@@ -61,6 +64,9 @@ pub(crate) fn place(volume: &Volume) -> Result<Place, Error> {
     if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return Ok(Place::Claim);
     }
+    if volume.image.is_some() {
+        return Ok(Place::Image);
+    }
     match &volume.host_path {
         Some(host) => Ok(Place::Host(PathBuf::from(&host.path))),
         None => Err(Error::Pod(format!("volume \"{}\" is of a kind that is not supported", volume.name))),
@@ -79,11 +85,17 @@ pub(crate) fn path(root: &Path, pod: &Pod, volume: &Volume, claims: &Claims) -> 
             pod_folder(root, pod.uid()).join("volumes").join(plugin).join(&volume.name)
         }
         Place::Host(path) => path,
+        Place::Image => image_folder(root, pod, volume).join("rootfs"),
         Place::Claim => match claims.get(&volume.name) {
             Some(claimed) => claimed.path().to_path_buf(),
             None => return Err(Error::Pod(format!("the claim of volume \"{}\" is not known", volume.name))),
         },
     })
+}
+
+/// Below which an image's files are shown.
+pub(crate) fn image_folder(root: &Path, pod: &Pod, volume: &Volume) -> PathBuf {
+    pod_folder(root, pod.uid()).join("volumes/kubernetes.io~image").join(&volume.name)
 }
 
 /// What making volumes needs from outside: fetched beforehand.
@@ -121,6 +133,8 @@ fn set_up_one(
     let memory = match place(volume)? {
         Place::Own { memory, .. } => memory,
         Place::Host(_) => return host_path::check(volume.host_path.as_ref()),
+        // It was shown beforehand.
+        Place::Image => return Ok(()),
         Place::Claim => return set_up_claim(pod, volume, group, with.claims),
     };
     let folder = path(root, pod, volume, with.claims)?;

@@ -76,6 +76,7 @@ fn mount(of: &ContainerMounts<'_>, index: usize, wanted: &VolumeMount) -> Result
     // What the agent itself writes is not for containers to change.
     let fixed = volume.config_map.is_some()
         || volume.secret.is_some()
+        || volume.image.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some();
     let fixed = fixed || of.claims.get(&volume.name).is_some_and(|c| c.read_only);

@@ -16,7 +16,7 @@ use crate::{
     volumes::{self, Ingredients},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container as ContainerSource, Pod, ResourceRequirements};
 use kube::{
     Api,
     api::{DeleteParams, Preconditions},
@@ -223,6 +223,33 @@ impl Step {
         }
     }
 
+    /// Fetches the images that are volumes, and shows their files. Once shown, they are not fetched again.
+    async fn show_images(&self) -> Result<(), Error> {
+        for volume in self.pod.spec_ref().volumes.iter().flatten() {
+            let Some(source) = &volume.image else { continue };
+            let folder = volumes::image_folder(&self.shared.config.root_dir, &self.pod, volume);
+            let target = folder.join("rootfs");
+            if target.is_dir() && volumes::is_mount_point(&target)? {
+                continue;
+            }
+            let wanted = ContainerSource {
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..ContainerSource::default()
+            };
+            let secrets = self.pod.spec_ref().image_pull_secrets.iter().flatten().map(|s| s.name.clone());
+            let references = env::References { secrets: secrets.collect(), ..Default::default() };
+            let objects = self.shared.objects.get(self.pod.namespace(), &references).await;
+            let image = self.shared.puller.ensure(&self.pod, &wanted, &objects, &self.events).await;
+            let failed = |why: String| {
+                Error::Pod(format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name))
+            };
+            let image = image.map_err(|none| failed(format!("{}: {}", none.reason, none.message)))?;
+            self.shared.images.show(&image.id, &folder).await.map_err(|e| failed(e.to_string()))?;
+        }
+        Ok(())
+    }
+
     async fn mount_all(&self, now: Timestamp) -> Result<Option<Timestamp>, Error> {
         let references = volumes::references(&self.pod);
         let objects = async {
@@ -235,7 +262,9 @@ impl Step {
             let mut tokens = self.tokens.lock().await;
             tokens.get(&self.shared.client, &self.pod, now).await
         };
-        let (objects, tokens, claims) = tokio::join!(objects, tokens, self.claimed());
+        let (objects, tokens, claims, shown) =
+            tokio::join!(objects, tokens, self.claimed(), Box::pin(self.show_images()));
+        shown?;
         let (objects, (tokens, renew_at), claims) = (objects?, tokens?, claims?);
         let (shared, pod, ips) = (self.shared.clone(), self.pod.clone(), self.ips.clone());
         blocking(move || {
@@ -262,6 +291,11 @@ impl Step {
     async fn unmount(&self) -> Result<Learnt, Failed> {
         let (root, uid) = (self.shared.config.root_dir.clone(), self.pod.uid().to_string());
         blocking(move || volumes::tear_down(&root, &uid)).await?;
+        for volume in self.pod.spec_ref().volumes.iter().flatten().filter(|v| v.image.is_some()) {
+            let folder = volumes::image_folder(&self.shared.config.root_dir, &self.pod, volume);
+            let hidden = self.shared.images.hide(&folder).await;
+            hidden.map_err(|e| Error::runtime(format!("hiding the image of volume {}", volume.name), e))?;
+        }
         Ok(Learnt::Unmounted)
     }
 

@@ -8,7 +8,7 @@ use super::{
     index::{Index, Record},
     pull::{Pulls, blocking},
     registry::Registries,
-    snapshot::RootfsMount,
+    snapshot::{RootfsMount, is_mountpoint},
 };
 use crate::{Error, Image, Images, Reader, RegistryAuth};
 use parking_lot::{Mutex, RwLock};
@@ -230,6 +230,36 @@ impl Images for ImageStore {
 
     async fn list(&self) -> Result<Vec<Image>, Error> {
         Ok(self.index().images.iter().map(|(id, record)| record.image(id)).collect())
+    }
+
+    async fn show(&self, image_id: &str, folder: &Path) -> Result<PathBuf, Error> {
+        let (store, id, folder) = (self.shared()?, image_id.to_string(), folder.to_path_buf());
+        blocking(move || {
+            let target = RootfsMount::new(Vec::new(), &folder).target;
+            if !(target.exists() && is_mountpoint(&target)?) {
+                // What is left of a time before the machine was started anew cannot be mounted again.
+                RootfsMount::new(Vec::new(), &folder).remove()?;
+                std::fs::create_dir_all(&folder)
+                    .map_err(|e| Error::io(format!("making {}", folder.display()), e))?;
+                store.prepare_rootfs(&id, &folder)?.mount()?;
+            }
+            Ok(target)
+        })
+        .await
+    }
+
+    async fn hide(&self, folder: &Path) -> Result<(), Error> {
+        let (store, folder) = (self.shared()?, folder.to_path_buf());
+        blocking(move || {
+            store.remove_rootfs(&folder)?;
+            match std::fs::remove_dir(&folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io(format!("removing {}", folder.display()), e))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
     }
 
     async fn remove(&self, reference: &str) -> Result<(), Error> {

@@ -68,7 +68,10 @@ fn own_volume(node: &str, write: Write<'_>) -> Result<(), String> {
     }
     let same = |part: &str| {
         let of = |object: &Value| {
-            object.pointer(part).filter(|v| v.as_array().is_none_or(|a| !a.is_empty())).cloned()
+            object
+                .pointer(part)
+                .filter(|v| !v.is_null() && v.as_array().is_none_or(|a| !a.is_empty()))
+                .cloned()
         };
         of(new) == of(&let_go)
     };
