@@ -380,8 +380,7 @@ fn start_control_plane(
     let of_signers =
         roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
     let scheduler = client(api, "system:kube-scheduler", &[]);
-    let of_scheduler =
-        roles.start_endless(orlop_scheduler::run_with(scheduler, clock, scheduling), shutdown);
+    let of_scheduler = roles.start_endless(orlop_scheduler::run_with(scheduler, clock, scheduling), shutdown);
     show(api, "controller-manager", vec![of_controllers, of_signers]);
     show(api, "scheduler", vec![of_scheduler]);
 }
