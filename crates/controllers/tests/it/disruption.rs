@@ -97,6 +97,9 @@ async fn pods_that_are_not_ready_leave_nothing_to_evict() {
     c.create::<PodDisruptionBudget>(budget(json!({"maxUnavailable": 1}))).await;
     until(&c, [2, 0, 1, 0]).await;
     let name = c.pods("web").await[0].name_any();
+    // One that is pending serves nobody and may always go.
+    let running = |p: &Pod| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
+    c.until_it::<Pod>(&name, "to run", running).await;
     let refused =
         c.api::<Pod>().evict(&name, &EvictParams::default()).await.expect_err("not below the budget");
     assert!(matches!(refused, kube::Error::Api(s) if s.code == 429));
