@@ -284,8 +284,9 @@ def test_the_stored_version_moves_and_the_old_one_goes(installed, sites):
     without["spec"]["conversion"] = {"strategy": "None"}
     assert 'status.storedVersions[0]: Invalid value: "v1": missing from spec.versions' in cluster.refused("apply", "-f", "-", input=without)
     # Every object is written anew: it is stored in v2 then, even if it is as it was.
-    everything = cluster.get(f"sites.v2.{GROUP}", "--all-namespaces")
-    cluster.kubectl("replace", "-f", "-", input=everything)
+    # The operator writes their status meanwhile.
+    write = lambda: cluster.kubectl("replace", "-f", "-", input=cluster.get(f"sites.v2.{GROUP}", "--all-namespaces"))
+    eventually(write, what="everything written anew")
     cluster.kubectl("patch", "crd", crd, "--subresource=status", "--type=merge", "-p", '{"status": {"storedVersions": ["v2"]}}')
     # Without the operator v1 cannot be read, and v2 can.
     cluster.kubectl("scale", "-n", SYSTEM, "deployment/site-operator", "--replicas=0")
