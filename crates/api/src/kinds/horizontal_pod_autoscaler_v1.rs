@@ -239,6 +239,11 @@ impl Conversion for Autoscaler {
                 annotate(object, key, &held);
             }
         }
+        // The newer version leaves a current zero out; clients of this one rely on it.
+        if let Some(status) = object.get_mut("status").filter(|s| s.is_object()) {
+            set_default(status, "currentReplicas", 0);
+            set_default(status, "desiredReplicas", 0);
+        }
     }
 }
 
@@ -305,6 +310,13 @@ mod tests {
                 "currentMetrics": [{"type": "Resource", "resource": {"name": "cpu",
                     "current": {"averageUtilization": 40, "averageValue": "400m"}}}]},
         })
+    }
+
+    #[test]
+    fn replicas_are_told_from_the_beginning() {
+        let mut shown = json!({"spec": {"maxReplicas": 2}, "status": {"desiredReplicas": 0}});
+        rules().show_stored(&mut shown);
+        assert_eq!(shown["status"], json!({"currentReplicas": 0, "desiredReplicas": 0}));
     }
 
     #[test]
