@@ -120,12 +120,7 @@ impl Subject<'_> {
             doing: format!("failed to get {name} resource metric value: {why}"),
             why,
         })?;
-        let current = MetricValueStatus {
-            average_utilization: proposal.utilization,
-            average_value: Some(quantity(proposal.average)),
-            value: None,
-        };
-        let told = if share { " utilization (percentage of request)" } else { "" };
+        let (current, told) = of_use(&proposal, share);
         Ok(Measured {
             replicas: proposal.replicas,
             name: format!("{name} resource{told}"),
@@ -146,12 +141,7 @@ impl Subject<'_> {
             doing: format!("failed to get {container} container metric value: {why}"),
             why,
         })?;
-        let current = MetricValueStatus {
-            average_utilization: proposal.utilization,
-            average_value: Some(quantity(proposal.average)),
-            value: None,
-        };
-        let told = if share { " utilization (percentage of request)" } else { "" };
+        let (current, told) = of_use(&proposal, share);
         Ok(Measured {
             replicas: proposal.replicas,
             name: format!("{name} container resource{told}"),
@@ -303,4 +293,14 @@ fn told(selector: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelS
         "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{}},}}",
         labels.concat()
     )
+}
+
+/// What a status says of the use of a resource, and what follows the resource's name there: `share` if it is one of what was requested.
+fn of_use(proposal: &Proposal, share: bool) -> (MetricValueStatus, &'static str) {
+    let current = MetricValueStatus {
+        average_utilization: proposal.utilization,
+        average_value: Some(quantity(proposal.average)),
+        value: None,
+    };
+    (current, if share { " utilization (percentage of request)" } else { "" })
 }
