@@ -60,7 +60,9 @@ fn fits(pod: &Pod, others: &[Arc<Pod>], allocatable: &BTreeMap<String, Quantity>
     let one = Quantity::from_units(1);
     wanted.0.insert("pods".into(), one);
     used.0.insert("pods".into(), one.times(i64::try_from(others.len()).unwrap_or(i64::MAX)));
-    for (name, amount) in wanted.0.iter().filter(|(_, amount)| !amount.is_zero()) {
+    // What others say that the node has (extended resources) is for the scheduler alone to count.
+    let ours = |name: &str| !name.contains('/') || allocatable.contains_key(name);
+    for (name, amount) in wanted.0.iter().filter(|(name, amount)| !amount.is_zero() && ours(name)) {
         let capacity = allocatable.get(name).copied().unwrap_or_default();
         if used.get(name) + *amount > capacity {
             let number = |q: Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
@@ -128,6 +130,12 @@ mod tests {
         );
         let third = run(cpu("1m"), &[cpu("1m"), cpu("1m")]).expect_err("full");
         assert!(third.starts_with("OutOfpods: Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"), "{third}");
+    }
+
+    #[test]
+    fn what_others_say_the_node_has_is_not_counted_here() {
+        let gpu = json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "9"}}}]});
+        assert_eq!(run(gpu, &[]), Ok(()));
     }
 
     #[test]

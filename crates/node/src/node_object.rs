@@ -99,6 +99,27 @@ pub(crate) struct Health {
     pub unready: Option<String>,
 }
 
+/// Extended resources that somebody else wrote into the capacity. They stay there and are offered, as the kubelet does.
+fn of_others(capacity: &Capacity, before: &NodeStatus) -> BTreeMap<String, TypedQuantity> {
+    let theirs = |name: &str| name.contains('/') && !capacity.total.contains_key(name);
+    let all = before.capacity.iter().flatten().filter(|(name, _)| theirs(name));
+    all.map(|(name, amount)| (name.clone(), amount.clone())).collect()
+}
+
+/// Extended resources that are offered but are in the capacity no more.
+pub(crate) fn withdrawn(status: &NodeStatus) -> Vec<&str> {
+    let has = |name: &str| status.capacity.as_ref().is_some_and(|all| all.contains_key(name));
+    let offered = status.allocatable.iter().flatten().map(|(name, _)| name.as_str());
+    offered.filter(|name| name.contains('/') && !has(name)).collect()
+}
+
+/// Whether what is offered is not what others wrote into the capacity.
+pub(crate) fn offers_something_else(capacity: &Capacity, status: &NodeStatus) -> bool {
+    let offered = |name: &String| status.allocatable.as_ref().and_then(|all| all.get(name));
+    !withdrawn(status).is_empty()
+        || of_others(capacity, status).iter().any(|(name, amount)| offered(name) != Some(amount))
+}
+
 fn typed(amounts: &BTreeMap<String, Quantity>) -> BTreeMap<String, TypedQuantity> {
     amounts.iter().map(|(name, amount)| (name.clone(), TypedQuantity::from(*amount))).collect()
 }
@@ -112,13 +133,15 @@ pub(crate) fn status(
     before: &NodeStatus,
     now: Timestamp,
 ) -> NodeStatus {
+    let others = of_others(capacity, before);
+    let with_others = |ours| Some(typed(ours).into_iter().chain(others.clone()).collect());
     NodeStatus {
         addresses: Some(vec![
             NodeAddress { type_: "InternalIP".into(), address: config.node_ip.to_string() },
             NodeAddress { type_: "Hostname".into(), address: config.name.clone() },
         ]),
-        capacity: Some(typed(&capacity.total)),
-        allocatable: Some(typed(&capacity.allocatable)),
+        capacity: with_others(&capacity.total),
+        allocatable: with_others(&capacity.allocatable),
         conditions: Some(conditions(health, before, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.kubelet_port.into() }),
@@ -224,6 +247,27 @@ mod tests {
         assert_eq!(find(&second, "DiskPressure").reason.as_deref(), Some("KubeletHasDiskPressure"));
         assert_eq!(find(&second, "MemoryPressure").last_transition_time, Some(Time(at(100))));
         assert_eq!(find(&second, "MemoryPressure").last_heartbeat_time, Some(Time(at(200))));
+    }
+
+    #[test]
+    fn what_others_say_the_node_has_is_offered_until_they_take_it_back() {
+        let config = NodeConfig::new("n1", std::env::temp_dir(), [192, 0, 2, 1].into());
+        let capacity = Capacity::read(&config);
+        let report = |before: &NodeStatus| status(&config, &capacity, &Health::default(), &[], before, at(1));
+        let mut seen = report(&NodeStatus::default());
+        assert!(!offers_something_else(&capacity, &seen));
+        let own = seen.capacity.clone().expect("a capacity");
+        let gpus = TypedQuantity("4".into());
+        seen.capacity.get_or_insert_default().insert("example.com/gpu".into(), gpus.clone());
+        seen.capacity.get_or_insert_default().insert("cpu".into(), TypedQuantity("1k".into()));
+        assert!(offers_something_else(&capacity, &seen));
+        let mut seen = report(&seen);
+        assert_eq!(seen.allocatable.as_ref().and_then(|all| all.get("example.com/gpu")), Some(&gpus));
+        assert_eq!(seen.capacity.as_ref().and_then(|all| all.get("cpu")), own.get("cpu"));
+        assert!(!offers_something_else(&capacity, &seen));
+        seen.capacity = Some(own);
+        assert_eq!(withdrawn(&seen), ["example.com/gpu"]);
+        assert!(offers_something_else(&capacity, &seen));
     }
 
     #[test]

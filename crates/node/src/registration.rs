@@ -19,7 +19,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 use orlop_client::{api_reason, found};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -84,7 +84,11 @@ async fn keep_node(shared: &Shared, mut node: Node) {
                 Ok(Some(newest)) => {
                     shared.set_node_labels(newest.metadata.labels.clone().unwrap_or_default());
                     node = newest;
-                    continue;
+                    let status = node.status.as_ref();
+                    if !status.is_some_and(|s| node_object::offers_something_else(&shared.capacity, s)) {
+                        continue;
+                    }
+                    again = true;
                 }
                 // Somebody deleted it; but here we are.
                 Ok(None) => {
@@ -164,7 +168,11 @@ async fn report(shared: &Shared, node: &Node, health: &Health) -> Result<Node, k
     let images = shared.images.list().await.unwrap_or_default();
     let status = node_object::status(&shared.config, &shared.capacity, health, &images, before, shared.now());
     let api = Api::<Node>::all(shared.client.clone());
-    let patch = Patch::Strategic(json!({"status": status}));
+    let mut patch = json!({"status": status});
+    for name in node_object::withdrawn(before) {
+        patch["status"]["allocatable"][name] = Value::Null;
+    }
+    let patch = Patch::Strategic(patch);
     api.patch_status(&shared.config.name, &PatchParams::default(), &patch).await
 }
 
