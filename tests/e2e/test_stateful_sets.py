@@ -52,6 +52,30 @@ def test_a_pod_of_a_stateful_set_that_was_evicted_comes_back(ns):
     assert eventually(lambda: ns.get("pod", "db-0"))["metadata"]["uid"] != before
 
 
+def test_each_pod_of_a_stateful_set_keeps_its_own_data(ns):
+    template = {"metadata": {"name": "data"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}}
+    keep = ["sh", "-c", "[ -e /data/name ] || hostname > /data/name; exec httpd -f -p 8080 -h /data"]
+    ns.apply(stateful_set("db", 2, command=keep, container={"volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                          "readinessProbe": {"httpGet": {"path": "/name", "port": "http"}, "periodSeconds": 1}},
+                          volumeClaimTemplates=[template],
+                          persistentVolumeClaimRetentionPolicy={"whenScaled": "Delete", "whenDeleted": "Retain"}))
+    ns.wait_rollout("statefulset/db")
+    claims = lambda: {c["metadata"]["name"]: c["status"]["phase"] for c in ns.get("pvc")["items"]}
+    assert claims() == {"data-db-0": "Bound", "data-db-1": "Bound"}
+    ns.exec("db-1", "sh", "-c", "echo kept >> /data/name")
+    ns.kubectl("delete", "pod", "db-1")
+    ns.wait_rollout("statefulset/db")
+    assert ns.exec("db-1", "cat", "/data/name") == "db-1\nkept\n"
+    # A claim goes with its pod where that is asked for, and stays when the whole set goes.
+    ns.kubectl("scale", "statefulset/db", "--replicas=1")
+    eventually(lambda: claims() == {"data-db-0": "Bound"}, what="the claim goes with its pod")
+    ns.kubectl("delete", "statefulset", "db")
+    eventually(lambda: not names(ns, "db"))
+    assert claims() == {"data-db-0": "Bound"}
+    ns.kubectl("delete", "pvc", "data-db-0")
+
+
 def test_a_cron_job_makes_a_job_every_minute_and_one_at_once_by_hand(ns):
     template = {"spec": {"restartPolicy": "Never", **pod("x", "true")["spec"]}}
     ns.apply({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "tick"},
