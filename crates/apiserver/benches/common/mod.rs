@@ -31,6 +31,11 @@ pub struct Server {
 impl Server {
     /// Starts it with an empty store.
     pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// Starts it, and on its runtime what `more` spawns.
+    pub fn start_with(more: impl FnOnce(&Arc<ApiServer>)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let identities = identities(folder.path());
         let authority = identities.authority.certificate();
@@ -39,6 +44,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let (address, task) = runtime.block_on(async {
             let server = ApiServer::start(Config::new(Arc::new(store))).await.unwrap();
+            more(&server);
             let config =
                 tls::server_config(&identities.server, authority, false, &["h2", "http/1.1"]).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
