@@ -6,6 +6,8 @@ import pytest
 
 import images
 from cluster import Cluster, Namespace
+from hook_server import Hooks
+from http_api import Api
 
 _numbers = itertools.count(1)
 
@@ -50,3 +52,17 @@ def ns(cluster, request):
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield Namespace(cluster, name)
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def api(cluster):
+    """The administrator's plain HTTP."""
+    return Api(cluster)
+
+
+@pytest.fixture
+def hooks(tmp_path, ns):
+    """Webhooks behind a Service of the test's namespace."""
+    hooks = Hooks(tmp_path, ns)
+    yield hooks
+    hooks.end()

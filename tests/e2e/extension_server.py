@@ -1,18 +1,16 @@
 """An API server of somebody else on this machine, behind a Service without selector, as the documentation of the aggregation layer wants
 it: it knows the front proxy by its certificate, believes it who asks, and asks the cluster whether they may."""
 
-import base64
 import hashlib
-import http.server
 import json
 import ssl
-import subprocess
 import threading
 import urllib.parse
 
 import urllib3
 
-EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+from host_server import Handler, Identity, Server, bundle, endpoints
+
 CONFIG = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 
 
@@ -40,7 +38,7 @@ class Cluster:
         return self.ask("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec})["status"]["allowed"]
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Samples(Handler):
     protocol_version = "HTTP/1.1"
 
     def answer(self, code, value, etag=None):
@@ -149,16 +147,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
         self.close_connection = True
 
-    def log_message(self, *_):
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_):
-        pass  # Clients that do not trust us hang up.
-
 
 class Extension:
     """A server of one kind behind the Service `sample-api` of a namespace, at port 7443 there."""
@@ -171,27 +159,14 @@ class Extension:
         self.register()
         self.cluster = Cluster(server, authority, ns.kubectl("create", "token", "default").strip())
         self.known = self.cluster.ask("GET", CONFIG)["data"]
-        run = lambda *command: subprocess.run(command, check=True, capture_output=True)
-        self.file = file = lambda name: str(folder / name)
-        run("openssl", "req", "-x509", *EC, "-nodes", "-days", "1", "-subj", "/CN=sample-ca",
-            "-keyout", file("ca.key"), "-out", file("ca.crt"))
-        run("openssl", "req", *EC, "-nodes", "-subj", "/CN=sample", "-keyout", file("key"), "-out", file("csr"))
-        (folder / "ext").write_text(f"subjectAltName=DNS:sample-api.{ns.name}.svc\n")
-        run("openssl", "x509", "-req", "-in", file("csr"), "-CA", file("ca.crt"), "-CAkey", file("ca.key"),
-            "-CAcreateserial", "-days", "1", "-extfile", file("ext"), "-out", file("crt"))
-        self.bundle = base64.b64encode((folder / "ca.crt").read_bytes()).decode()
+        self.identity = Identity(folder, f"DNS:sample-api.{ns.name}.svc")
+        self.bundle = bundle(self.identity)
         self.documents = self.described()
         self.start()
 
     def start(self, port=0):
-        self.http = Server(("0.0.0.0", port), Handler)
-        self.http.extension = self
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.file("crt"), self.file("key"))
-        context.load_verify_locations(cadata=self.known["requestheader-client-ca-file"])
-        context.verify_mode = ssl.CERT_OPTIONAL
-        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        clients = self.known["requestheader-client-ca-file"]
+        self.http = Server(("0.0.0.0", port), Samples, self.identity, clients, extension=self)
         self.port = self.http.server_port
         self.endpoints(ready=True)
 
@@ -213,13 +188,7 @@ class Extension:
         self.ns.cluster.kubectl("delete", "rolebinding", f"{self.ns.name}-auth-reader", "-n", "kube-system")
 
     def endpoints(self, ready):
-        addresses = self.ns.cluster.get("node", self.ns.cluster.node)["status"]["addresses"]
-        host = next(a["address"] for a in addresses if a["type"] == "InternalIP")
-        self.ns.apply(
-            {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-             "ports": [{"name": "", "port": self.port, "protocol": "TCP"}],
-             "metadata": {"name": "sample-api", "labels": {"kubernetes.io/service-name": "sample-api"}},
-             "endpoints": [{"addresses": [host], "conditions": {"ready": ready}}]})
+        endpoints(self.ns, "sample-api", self.port, ready)
 
     def api_service(self, **spec):
         service = {"namespace": self.ns.name, "name": "sample-api", "port": 7443}
@@ -250,5 +219,4 @@ class Extension:
 
     def end(self):
         self.ending.set()
-        self.http.shutdown()
-        self.http.server_close()
+        self.http.end()

@@ -2,12 +2,10 @@
 EndpointSlice that points to the host, and a certificate for the Service's name."""
 
 import base64
-import http.server
 import json
-import ssl
-import subprocess
-import threading
 import time
+
+from host_server import Handler, Identity, Server, bundle, endpoints
 
 
 def _patch(*operations):
@@ -94,7 +92,7 @@ ADMIT = {"/deny": deny, "/wait": wait, "/configmaps": config_maps, "/stages": st
          "/init-container": init_container, "/custom": custom, "/definitions": definitions, "/label": label}
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Webhooks(Handler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
@@ -117,48 +115,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except OSError:
             pass  # Who asked has given up.
 
-    def log_message(self, *_):
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_):
-        pass  # Clients that do not trust us hang up.
-
-
-EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-
 
 class Hooks:
     """The server behind the Service `hooks` of a namespace."""
 
     def __init__(self, folder, ns):
         self.ns = ns
-        run = lambda *command: subprocess.run(command, check=True, capture_output=True)
-        file = lambda name: str(folder / name)
-        run("openssl", "req", "-x509", *EC, "-nodes", "-days", "1", "-subj", "/CN=hooks-ca",
-            "-keyout", file("ca.key"), "-out", file("ca.crt"))
-        run("openssl", "req", *EC, "-nodes", "-subj", "/CN=hooks", "-keyout", file("key"), "-out", file("csr"))
-        (folder / "ext").write_text(f"subjectAltName=DNS:hooks.{ns.name}.svc\n")
-        run("openssl", "x509", "-req", "-in", file("csr"), "-CA", file("ca.crt"), "-CAkey", file("ca.key"),
-            "-CAcreateserial", "-days", "1", "-extfile", file("ext"), "-out", file("crt"))
-        self.bundle = base64.b64encode((folder / "ca.crt").read_bytes()).decode()
-        self.http = Server(("0.0.0.0", 0), Handler)
-        self.http.seen = []
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file("crt"), file("key"))
-        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        addresses = ns.cluster.get("node", ns.cluster.node)["status"]["addresses"]
-        host = next(a["address"] for a in addresses if a["type"] == "InternalIP")
-        port = {"name": "", "port": self.http.server_port, "protocol": "TCP"}
-        ns.apply(
-            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hooks"}, "spec": {"ports": [{"port": 8443}]}},
-            {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [port],
-             "metadata": {"name": "hooks", "labels": {"kubernetes.io/service-name": "hooks"}},
-             "endpoints": [{"addresses": [host], "conditions": {"ready": True}}]})
+        identity = Identity(folder, f"DNS:hooks.{ns.name}.svc")
+        self.bundle = bundle(identity)
+        self.http = Server(("0.0.0.0", 0), Webhooks, identity, seen=[])
+        ns.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hooks"}, "spec": {"ports": [{"port": 8443}]}})
+        endpoints(ns, "hooks", self.http.server_port)
 
     @property
     def seen(self):
@@ -170,5 +137,4 @@ class Hooks:
         return {"service": service, **({"caBundle": self.bundle} if trusted else {})}
 
     def end(self):
-        self.http.shutdown()
-        self.http.server_close()
+        self.http.end()

@@ -1,15 +1,12 @@
 """Admission as users meet it: quotas, limits, pod security, policies in CEL, and a webhook of their own over TLS."""
 
 import base64
-import http.server
 import json
-import ssl
-import subprocess
-import threading
 
 import pytest
 
 from cluster import eventually, pod
+from host_server import Handler, SelfSigned, Server, bundle
 
 
 def test_a_quota_counts_and_refuses(ns):
@@ -66,7 +63,7 @@ def test_a_policy_in_cel_denies(cluster, ns):
         cluster.kubectl("delete", "validatingadmissionpolicy", ns.name)
 
 
-class Review(http.server.BaseHTTPRequestHandler):
+class Review(Handler):
     """Adds a key to every ConfigMap and refuses the one called bad."""
 
     def do_POST(self):
@@ -81,23 +78,14 @@ class Review(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def webhook(tmp_path):
     """The URL and certificate of a webhook on this machine, known by a certificate that it signed itself."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=webhook -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Review)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}/review", base64.b64encode(certificate.read_bytes()).decode()
-    server.shutdown()
+    identity = SelfSigned(tmp_path, "IP:127.0.0.1")
+    server = Server(("127.0.0.1", 0), Review, identity)
+    yield f"https://127.0.0.1:{server.server_port}/review", bundle(identity)
+    server.end()
 
 
 def test_a_webhook_changes_and_refuses(cluster, ns, webhook):

@@ -3,7 +3,6 @@ of the conformance programme's aggregator test."""
 
 import base64
 import socket
-import ssl
 import urllib.parse
 
 import pytest
@@ -12,15 +11,9 @@ import yaml
 
 from cluster import Namespace, eventually
 from extension_server import Extension
-from http_api import Api
 
 SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
 NAME = "v1.sample.example.com"
-
-
-@pytest.fixture(scope="module")
-def api(cluster):
-    return Api(cluster)
 
 
 @pytest.fixture(scope="module")

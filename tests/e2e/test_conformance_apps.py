@@ -3,17 +3,11 @@
 import pytest
 
 from cluster import condition, eventually, pod
-from http_api import Api
 
 SLEEP = {"name": "main", "image": "e2e.test/busybox:1", "command": ["sleep", "600"]}
 # Ready as long as somebody leaves the file there.
 BREAKABLE = {**SLEEP, "command": ["sh", "-c", "touch /tmp/ready; exec sleep 600"],
              "readinessProbe": {"exec": {"command": ["test", "-f", "/tmp/ready"]}, "periodSeconds": 1}}
-
-
-@pytest.fixture
-def api(cluster):
-    return Api(cluster)
 
 
 def template(app, container=SLEEP, **spec):

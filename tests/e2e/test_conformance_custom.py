@@ -5,30 +5,15 @@ import itertools
 import json
 import re
 import threading
-import time
 
 import pytest
 
 from cluster import eventually
-from hook_server import Hooks
-from http_api import Api
 
 _numbers = itertools.count(1)
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-
-
-@pytest.fixture
-def api(cluster):
-    return Api(cluster)
-
-
-@pytest.fixture
-def hooks(tmp_path, ns):
-    hooks = Hooks(tmp_path, ns)
-    yield hooks
-    hooks.end()
 
 
 def definition(group, *versions, schema=ANYTHING, scope="Namespaced", **spec):

@@ -5,14 +5,8 @@ import itertools
 import pytest
 
 from cluster import eventually, pod
-from http_api import Api
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture
-def api(cluster):
-    return Api(cluster)
 
 
 def options(policy, uid):

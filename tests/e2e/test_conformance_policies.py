@@ -3,7 +3,6 @@
 import pytest
 
 from cluster import deployment, eventually
-from http_api import Api
 
 ADMISSION, FLOWS = "admissionregistration.k8s.io", "flowcontrol.apiserver.k8s.io"
 ABOUT_DEPLOYMENTS = {
@@ -61,11 +60,6 @@ RESOURCES = {
     ),
 }
 WITH_STATUS = ["validatingadmissionpolicies", "flowschemas", "prioritylevelconfigurations"]
-
-
-@pytest.fixture
-def api(cluster):
-    return Api(cluster)
 
 
 def says(wanted, there):

@@ -7,16 +7,10 @@ import threading
 
 import pytest
 
-from cluster import eventually, pod
-from http_api import Api
+from cluster import pod
 
 _numbers = itertools.count(1)
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
-
-
-@pytest.fixture
-def api(cluster):
-    return Api(cluster)
 
 
 @pytest.fixture

@@ -1,28 +1,13 @@
 """Admission webhooks as the conformance programme tries them: behind a Service, effective at once, with its exact words."""
 
 import itertools
-import time
 
 import pytest
 
 from cluster import eventually, pod
-from hook_server import Hooks
-from http_api import Api
 
 _numbers = itertools.count(1)
 REGISTRATION = "/apis/admissionregistration.k8s.io/v1"
-
-
-@pytest.fixture
-def api(cluster):
-    return Api(cluster)
-
-
-@pytest.fixture
-def hooks(tmp_path, ns):
-    hooks = Hooks(tmp_path, ns)
-    yield hooks
-    hooks.end()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Looking into running things: ephemeral containers, copies of pods, shells on nodes."""
 
-import json
-
 from cluster import eventually, pod
 
 IMAGE = "e2e.test/busybox:1"

@@ -7,8 +7,6 @@ import socket
 import subprocess
 import urllib.request
 
-import pytest
-
 from cluster import deployment, eventually, pod, service
 
 IMAGE = "e2e.test/busybox:1"

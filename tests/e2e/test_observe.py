@@ -1,15 +1,13 @@
 """What a cluster tells of itself: the audit log, what nodes and pods use."""
 
-import http.server
 import json
-import ssl
 import subprocess
-import threading
 
 import pytest
 
 import cluster as clusters
 from cluster import eventually, pod
+from host_server import Handler, SelfSigned, Server
 
 POLICY = """
 apiVersion: audit.k8s.io/v1
@@ -59,7 +57,7 @@ def test_the_audit_log_says_who_did_what_as_its_policy_wants(own_cluster, tmp_pa
     assert "apiserver_audit_event_total" in own_cluster.raw("/metrics")
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
+class Collector(Handler):
     """Takes lists of audit events, the first of them only when it comes again."""
 
     def do_POST(self):
@@ -69,21 +67,12 @@ class Collector(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def collector(tmp_path):
     """A receiver of audit events on this machine, and the kubeconfig file that names it."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=audit -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket, server.seen = context.wrap_socket(server.socket, server_side=True), []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    identity = SelfSigned(tmp_path, "IP:127.0.0.1", "basicConstraints=critical,CA:FALSE")
+    server = Server(("127.0.0.1", 0), Collector, identity, seen=[])
     server.config = tmp_path / "audit.kubeconfig"
     address = {"server": f"https://127.0.0.1:{server.server_port}/events", "certificate-authority": "cert.pem"}
     server.config.write_text(json.dumps({
@@ -91,7 +80,7 @@ def collector(tmp_path):
         "clusters": [{"name": "c", "cluster": address}], "users": [{"name": "u", "user": {"token": "let-me-in"}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}))
     yield server
-    server.shutdown()
+    server.end()
 
 
 def test_the_audit_log_is_sent_to_whom_a_file_names(own_cluster, tmp_path, collector):

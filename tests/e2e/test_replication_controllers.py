@@ -2,7 +2,7 @@
 
 import json
 
-from cluster import WEB, eventually, pod
+from cluster import WEB, eventually
 
 IMAGE = "e2e.test/busybox:1"
 
