@@ -1,5 +1,5 @@
-//! Makes the two tables that the crate embeds, out of what `k8s-openapi` knows of each type and our own tables of
-//! merge keys and protobuf numbers: `types.z` (shapes, for decoding and merging) and `definitions.z` (with descriptions, for OpenAPI).
+//! Makes the two tables that the crate embeds, out of what `k8s-openapi` knows of each type, our own kinds, and our
+//! tables of merge keys and protobuf numbers: `types.z` (shapes, for decoding and merging) and `definitions.z` (with descriptions, for OpenAPI).
 
 #[path = "src/types/arena.rs"]
 #[allow(
@@ -23,16 +23,23 @@ use serde_json::{Map, Value, json};
 use std::{fs, io::Write, path::Path};
 
 fn main() {
-    let sources =
-        ["src/merge_keys.tsv", "src/protobuf_fields.tsv", "src/types/arena.rs", "src/types/builder.rs"];
+    let sources = [
+        "src/merge_keys.tsv",
+        "src/own_kinds.json",
+        "src/protobuf_fields.tsv",
+        "src/types/arena.rs",
+        "src/types/builder.rs",
+    ];
     for watched in ["build.rs", "build"].iter().chain(&sources) {
         println!("cargo::rerun-if-changed={watched}");
     }
     let mut generator = SchemaGenerator::default();
-    let kinds = roots::register(&mut generator);
+    let mut kinds = roots::register(&mut generator);
     let mut definitions = generator.take_definitions(false);
     definitions.values_mut().for_each(metadata_is_optional);
     merge_table::join(include_str!("src/merge_keys.tsv"), &mut definitions);
+    definitions.extend(own_definitions());
+    kinds.extend(roots::own());
 
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
@@ -48,6 +55,11 @@ fn main() {
         builder.kind(&api_version, root.kind, &json!({ "$ref": root.definition }));
     }
     write(&out.join("types.z"), &arena_writer::encode(&builder.finish()));
+}
+
+/// The definitions of our own kinds.
+fn own_definitions() -> Map<String, Value> {
+    serde_json::from_str(include_str!("src/own_kinds.json")).expect("own_kinds.json holds definitions")
 }
 
 /// Every object has metadata, and `k8s-openapi` says so; the API does not demand that it is written.

@@ -2,9 +2,11 @@
 //! quantities, names. Nothing here does I/O, reads a clock or draws a random number: those are handed in.
 #![cfg_attr(test, recursion_limit = "256")]
 
+pub mod balancer;
 pub mod condition;
 pub mod cron;
 pub mod duration;
+pub mod endpoint_notes;
 pub mod field_error;
 pub mod field_path;
 pub mod int_or_string;
@@ -16,6 +18,7 @@ pub mod name;
 
 pub mod node_affinity;
 pub mod object;
+pub mod orlop_v1;
 pub mod pod_resources;
 pub mod pod_spec;
 pub mod print;

@@ -1,12 +1,15 @@
 //! What an API server is started with.
 
-use crate::{audit::AuditConfig, registry::Clock};
+use crate::{
+    audit::AuditConfig,
+    registry::{Clock, Random},
+};
 use ipnet::IpNet;
 use orlop_api::{Kind, kinds};
 use orlop_pki::{Credential, ServiceAccountKey};
 use orlop_store::Store;
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     time::Duration,
@@ -69,10 +72,15 @@ pub struct Config {
     pub store: Arc<dyn Store>,
     /// The kinds it serves.
     pub kinds: Vec<Arc<Kind>>,
-    /// Where ClusterIPs come from. The first address belongs to the `kubernetes` Service.
-    pub service_range: IpNet,
+    /// Where ClusterIPs come from: one range a family, the default family's first. Its first address belongs to the `kubernetes`
+    /// Service.
+    pub service_ranges: Vec<IpNet>,
     /// Where node ports come from.
     pub node_ports: RangeInclusive<u16>,
+    /// Where the pods' addresses in the cluster's own network come from: no Network may have them.
+    pub pod_ranges: Vec<IpNet>,
+    /// Where Networks that name no subnet get one.
+    pub network_pools: Vec<IpNet>,
     /// Where pods and nodes reach this server: the endpoint of the `kubernetes` Service.
     pub advertise: SocketAddr,
     /// What `/version` says.
@@ -95,16 +103,24 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// The time.
     pub clock: Clock,
+    /// Where uids, generated names and choices among what is free come from.
+    pub random: Random,
 }
 
 impl Config {
-    /// The usual configuration over a store: all built-in kinds, services in 10.43.0.0/16, node ports 30000–32767.
+    /// The usual configuration over a store: all built-in kinds, services in 10.43.0.0/16, node ports 30000–32767, Networks in
+    /// 10.64.0.0/12 and fd6f:726c:6f70::/48.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
             kinds: kinds::table(),
-            service_range: IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 0)), 16),
+            service_ranges: vec![IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 0)), 16)],
             node_ports: 30_000..=32_767,
+            pod_ranges: Vec::new(),
+            network_pools: vec![
+                IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 64, 0, 0)), 12),
+                IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfd6f, 0x726c, 0x6f70, 0, 0, 0, 0, 0)), 48),
+            ],
             advertise: SocketAddr::from((Ipv4Addr::LOCALHOST, 6443)),
             version: Version::default(),
             tokens: None,
@@ -116,6 +132,7 @@ impl Config {
             limits: Limits::default(),
             audit: None,
             clock: Arc::new(jiff::Timestamp::now),
+            random: Arc::new(rand::random),
         }
     }
 }

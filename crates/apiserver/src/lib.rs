@@ -31,7 +31,7 @@ mod webhook;
 
 pub use config::{Config, FrontProxy, Limits, Version};
 pub use identity::Identity;
-pub use registry::Clock;
+pub use registry::{Clock, Random};
 pub use response::Body;
 pub use server::ApiServer;
 pub use service::InProcess;

@@ -1,7 +1,7 @@
 //! Connections from outside: TLS, HTTP/1.1 and HTTP/2, and an orderly end. When the server stops, watches end, requests
 //! are finished, and only then connections close.
 
-use crate::{ApiServer, Error, Identity, pipeline::Peer};
+use crate::{ApiServer, Error, Identity, identity::EXPIRED_NODES, pipeline::Peer};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may take to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the connection of a node lasts that came to renew its certificate: the next one shows the new one.
+const RENEWAL: Duration = Duration::from_secs(5);
 /// Bytes of the head of a request. A selector of a thousand names must fit.
 const HEAD: usize = 256 << 10;
 /// Streams of one HTTP/2 connection at the same time, as in Kubernetes.
@@ -75,10 +77,16 @@ impl ApiServer {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
         let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+        let mut longest = None;
         let peer = match stream.get_ref().1.peer_certificates().and_then(|c| c.first()) {
             Some(certificate) => {
                 let (user, groups) = orlop_pki::tls::identity(certificate)?;
-                let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+                let mut groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+                if orlop_pki::tls::is_over(certificate, self.registry.now().as_second()) {
+                    // Only nodes get as far as this.
+                    groups = vec![EXPIRED_NODES];
+                    longest = Some(RENEWAL);
+                }
                 Peer::Certificate(Arc::new(Identity::new(user, &groups)))
             }
             None => Peer::Stranger,
@@ -104,8 +112,18 @@ impl ApiServer {
             .adaptive_window(true);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let mut connection = std::pin::pin!(connection);
+        let over = async {
+            match longest {
+                Some(longest) => tokio::time::sleep(longest).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             ended = connection.as_mut() => ended,
+            () = over => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -84,9 +84,11 @@ impl ApiServer {
             config.kinds.push(definitions);
         }
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
-        let allocations = Arc::new(Allocations::new(config.service_range, config.node_ports.clone())?);
+        let allocations = Arc::new(Allocations::new(&config.service_ranges, config.node_ports.clone())?);
         let rbac = Rbac::default();
+        let networks = hooks::NetworkAllocations::new(&config);
         let mut indexes = allocations.indexes();
+        indexes.extend(networks.indexes());
         indexes.push(rbac.index.clone());
         let node = NodeAuthorizer::new(rbac::defaults::rules_of("system:node"));
         indexes.push(Arc::new(PodFeed(node.graph.clone())));
@@ -100,6 +102,7 @@ impl ApiServer {
         let hooks = hooks::Builder {
             config: &config,
             allocations,
+            networks,
             nodes: nodes.clone(),
             authorization: authorization.clone(),
         };
@@ -108,7 +111,8 @@ impl ApiServer {
             .iter()
             .filter_map(|kind| Resource::built_in(kind, &caches, hooks.hooks(kind)).map(Arc::new))
             .collect();
-        let registry = Arc::new(Registry::new(config.store.clone(), caches, config.clock.clone(), resources));
+        let sources = (config.clock.clone(), config.random.clone());
+        let registry = Arc::new(Registry::new(config.store.clone(), caches, sources, resources));
         registry.admission.ask(authorization.clone());
         let authenticator = Authenticator::new(&config, registry.clone());
         let metrics = Metrics::new();
@@ -171,9 +175,10 @@ impl ApiServer {
             let mut tick = tokio::time::interval(std::time::Duration::from_secs(60));
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     _ = tick.tick() => {
-                        let now = std::time::Instant::now();
+                        let now = tokio::time::Instant::now().into_std();
                         caches.all().iter().for_each(|cache| cache.trim(now));
                     }
                 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::{path::PathBuf, process::ExitCode};
 
 /// Who owns the fields that `apply` sets (server-side apply's field manager).
-const FIELD_MANAGER: &str = "orlop";
+pub(crate) const FIELD_MANAGER: &str = "orlop";
 
 /// Arguments of `apply`.
 #[derive(Clone, Debug, clap::Args)]
@@ -85,7 +85,12 @@ pub(crate) fn namespace_of(api: &Api, args: &ConnectionArgs, object: &Value) -> 
 }
 
 /// Applies one object; returns the line to print.
-async fn apply(api: &Api, args: &ApplyArgs, resource: &Resource, mut object: Value) -> Result<String, Error> {
+pub(crate) async fn apply(
+    api: &Api,
+    args: &ApplyArgs,
+    resource: &Resource,
+    mut object: Value,
+) -> Result<String, Error> {
     let namespace = namespace_of(api, &args.connection, &object)?;
     if resource.namespaced {
         object["metadata"]["namespace"] = Value::from(namespace.as_str());

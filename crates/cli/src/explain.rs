@@ -3,6 +3,7 @@
 use crate::{
     ConnectionArgs, Error,
     api::{AS_JSON, Api},
+    explain_connection::{self, ExplainConnectionArgs},
     print,
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -12,17 +13,26 @@ use orlop_scheduler::{
     world::{LISTS, World},
 };
 use serde_json::Value;
-use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 /// Nodes shown of those that a pod fits.
 const SHOWN: usize = 5;
 
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ExplainArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub what: Option<ExplainVerb>,
     /// Pod, as NAME or pod/NAME
-    #[arg(value_name = "POD")]
-    pub target: String,
+    #[arg(value_name = "POD", required = true)]
+    pub target: Option<String>,
     /// The configuration that the scheduler runs with, if it is not the default
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
@@ -31,21 +41,24 @@ pub struct ExplainArgs {
     pub connection: ConnectionArgs,
 }
 
+/// What else can be explained.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum ExplainVerb {
+    /// Say whether NetworkPolicies let a connection come about, and which rule decides (exit code 0: they do, 1: not, 2: unknown)
+    Connection(Box<ExplainConnectionArgs>),
+}
+
 pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode, Error> {
-    let name = match args.target.split_once('/') {
-        None => args.target.as_str(),
+    if let Some(ExplainVerb::Connection(args)) = args.what {
+        return explain_connection::run(*args).await;
+    }
+    let target = args.target.as_deref().unwrap_or_default();
+    let name = match target.split_once('/') {
+        None => target,
         Some(("pod" | "pods" | "po", name)) => name,
         Some((kind, _)) => return Err(Error::Usage(format!("explains pods only, not {kind:?}"))),
     };
-    let configuration = match &args.scheduler_config {
-        None => Configuration::default(),
-        Some(file) => {
-            let read = || std::fs::read_to_string(file);
-            let text = read().map_err(|e| Error::io(format!("reading {}", file.display()), e))?;
-            let wrong = |why| Error::Manifest { file: file.clone(), why };
-            Configuration::parse(&text).map_err(|e| wrong(e.to_string()))?
-        }
-    };
+    let configuration = configuration(args.scheduler_config.as_deref())?;
     let api = args.connection.connect().await?;
     let namespace = &api.namespace;
     let pod = api.get(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), &[], AS_JSON).await?;
@@ -64,6 +77,14 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<ExitCode, Error> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a scheduler runs with: as a file says, or kube-scheduler's defaults.
+pub(crate) fn configuration(file: Option<&Path>) -> Result<Configuration, Error> {
+    let Some(file) = file else { return Ok(Configuration::default()) };
+    let text =
+        std::fs::read_to_string(file).map_err(|e| Error::io(format!("reading {}", file.display()), e))?;
+    Configuration::parse(&text).map_err(|e| Error::Manifest { file: file.into(), why: e.to_string() })
 }
 
 async fn items(api: &Api, path: &str) -> Result<Vec<Value>, Error> {

@@ -1,7 +1,8 @@
 //! Client verbs for people without kubectl: `apply`, `get`, `logs`, `exec`, `delete`, `explain`, and `image` for the images of this
-//! machine. Each verb is a `clap` shape and a function; the binary mounts them. They know only the public API: what is here
-//! works against any Kubernetes API server, and nothing of Orlop's inside is used (but `image`, which speaks to the socket
-//! of the server on this machine).
+//! machine, and `simulate`. Each verb is a `clap` shape and a function; the binary mounts them. They know only the public API: what is
+//! here works against any Kubernetes API server, and nothing of Orlop's inside is used (but `image`, which speaks to the socket
+//! of the server on this machine; `explain`, which asks the scheduler's core; and `simulate`, which runs all of the control plane on
+//! a copy of a cluster).
 
 mod api;
 mod apply;
@@ -10,23 +11,29 @@ mod delete;
 mod error;
 mod exec;
 mod explain;
+mod explain_connection;
 mod get;
 mod image;
 mod logs;
 mod manifest;
 mod pods;
 mod resources;
+mod simulate;
 mod table;
+mod token;
 
 pub use apply::ApplyArgs;
 pub use connect::{ConnectionArgs, DEFAULT_DATA_DIR};
 pub use delete::DeleteArgs;
 pub use error::Error;
 pub use exec::ExecArgs;
-pub use explain::ExplainArgs;
+pub use explain::{ExplainArgs, ExplainVerb};
+pub use explain_connection::ExplainConnectionArgs;
 pub use get::{GetArgs, OutputFormat};
 pub use image::{ImageArgs, ImageVerb};
 pub use logs::LogsArgs;
+pub use simulate::{SimulateArgs, SimulateFormat};
+pub use token::{TokenArgs, TokenVerb, join_command};
 
 use std::process::ExitCode;
 
@@ -41,10 +48,14 @@ pub enum ClientVerb {
     Logs(LogsArgs),
     /// Run a command in a container
     Exec(ExecArgs),
-    /// Say why a pod is where it is or has no node, and what would help
+    /// Say why a pod is where it is or has no node, and what would help; or which NetworkPolicy decides about a connection
     Explain(ExplainArgs),
+    /// Say what would happen to a cluster: the real scheduler and controllers on a copy of it, in virtual time
+    Simulate(Box<SimulateArgs>),
     /// Delete objects, and wait until they are gone
     Delete(DeleteArgs),
+    /// Tokens by which machines join: create, list, delete
+    Token(TokenArgs),
     /// Images of this machine: import, pull, list, remove, build
     Image(ImageArgs),
 }
@@ -58,7 +69,9 @@ pub async fn run(verb: ClientVerb) -> Result<ExitCode, Error> {
         ClientVerb::Logs(args) => logs::run(args).await,
         ClientVerb::Exec(args) => exec::run(args).await,
         ClientVerb::Explain(args) => explain::run(args).await,
+        ClientVerb::Simulate(args) => simulate::run(*args).await,
         ClientVerb::Delete(args) => delete::run(args).await,
+        ClientVerb::Token(args) => token::run(args).await,
         ClientVerb::Image(args) => image::run(args).await,
     };
     match outcome {

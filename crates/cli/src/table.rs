@@ -91,6 +91,13 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// A table of plain cells.
+pub(crate) fn plain(headings: &[&str], rows: Vec<Vec<String>>) -> String {
+    let headings = headings.iter().map(ToString::to_string).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
+    Printer::default().lay_out(&lines)
+}
+
 /// A table of names, for servers that make none.
 pub(crate) fn of_objects(objects: &[Value]) -> Value {
     let rows: Vec<Value> = objects

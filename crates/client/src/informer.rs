@@ -2,20 +2,15 @@
 //! fill their queues. It reads its own writes: what a write returned is put in with [`Informer::observe`], so a
 //! controller never acts twice because its cache lags behind. It never writes to the API.
 
-use futures::StreamExt;
-use kube::{
-    Api, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use parking_lot::RwLock;
-use serde::de::DeserializeOwned;
+use crate::watch::{Event, Object, Source, Watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    any::{Any, TypeId},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt::Debug,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 use tokio::sync::watch;
 
@@ -67,8 +62,27 @@ struct State<K> {
 /// See the module.
 pub struct Informer<K> {
     state: RwLock<State<K>>,
-    listeners: RwLock<Vec<Listener<K>>>,
+    /// Held while something changes and is told of, so that listeners hear of changes in the order in which they were made.
+    listeners: Mutex<Vec<Listener<K>>>,
     synced: watch::Sender<bool>,
+    /// Held by the one who feeds it.
+    feeding: tokio::sync::Mutex<()>,
+    slimming: OnceLock<fn(&mut K)>,
+}
+
+/// One [`Informer`] a kind, for all parts of a process that follow all objects of their kinds: what is shared is watched, decoded
+/// and kept once.
+#[derive(Clone, Default)]
+pub struct Caches(Arc<Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>);
+
+impl Caches {
+    /// The informer of a kind.
+    pub fn of<K: Send + Sync + 'static>(&self) -> Arc<Informer<K>> {
+        let mut all = self.0.lock();
+        let any = all.entry(TypeId::of::<K>()).or_insert_with(|| Arc::<Informer<K>>::default());
+        // What stands under a type is an informer of that type.
+        any.clone().downcast().unwrap_or_default()
+    }
 }
 
 impl<K> Default for Informer<K> {
@@ -80,8 +94,10 @@ impl<K> Default for Informer<K> {
                 tombstones: (VecDeque::new(), HashSet::new()),
                 written: None,
             }),
-            listeners: RwLock::default(),
+            listeners: Mutex::default(),
             synced: watch::Sender::new(false),
+            feeding: tokio::sync::Mutex::default(),
+            slimming: OnceLock::new(),
         }
     }
 }
@@ -100,45 +116,81 @@ fn controller_uid<K: Resource>(object: &K) -> &str {
 
 impl<K> Informer<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Default,
 {
-    /// Registers a listener. Register before [`Informer::run`]; a listener must not block.
-    pub fn on_change(&self, listener: impl Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync + 'static) {
-        self.listeners.write().push(Box::new(listener));
+    /// Has something taken out of every object before it is kept: what nobody who uses this reads. Say it before [`Informer::run`]; what is
+    /// said first stands.
+    pub fn keep_less(&self, slimming: fn(&mut K)) {
+        let _ = self.slimming.set(slimming);
     }
 
-    /// Watches until dropped. Retries with back-off for ever.
-    pub async fn run(self: Arc<Self>, api: Api<K>) {
-        self.run_selected(api, watcher::Config::default()).await;
-    }
-
-    /// The same for the objects that the selectors of `config` choose.
-    pub async fn run_selected(self: Arc<Self>, api: Api<K>, config: watcher::Config) {
-        let mut events = std::pin::pin!(watcher(api, config.any_semantic()).default_backoff());
-        let mut listing: Option<HashMap<Key, Arc<K>>> = None;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Init) => {
-                    listing = Some(HashMap::new());
-                    self.state.write().written = Some(HashSet::new());
-                }
-                Ok(Event::InitApply(object)) => {
-                    if let Some(listing) = &mut listing {
-                        listing.insert(Key::of(&object), Arc::new(slim(object)));
-                    }
-                }
-                Ok(Event::InitDone) => {
-                    self.replace(listing.take().unwrap_or_default());
-                    self.synced.send_replace(true);
-                }
-                Ok(Event::Apply(object)) => self.observe(object),
-                Ok(Event::Delete(object)) => self.forget(&object),
-                Err(error) => {
-                    tracing::debug!(kind = %K::kind(&K::DynamicType::default()), %error, "watch interrupted")
-                }
-            }
+    /// An object as it is kept.
+    fn kept(&self, mut object: K) -> Arc<K> {
+        // No client that follows objects reads who wrote them.
+        object.meta_mut().managed_fields = None;
+        if let Some(slimming) = self.slimming.get() {
+            slimming(&mut object);
         }
+        Arc::new(object)
+    }
+
+    /// Registers a listener. Of what is here already it hears at once, as of something new. A listener must not block, nor change
+    /// what is in here.
+    pub fn on_change(&self, listener: impl Fn(Option<&Arc<K>>, Option<&Arc<K>>) + Send + Sync + 'static) {
+        let mut listeners = self.listeners.lock();
+        self.all().iter().for_each(|object| listener(None, Some(object)));
+        listeners.push(Box::new(listener));
+    }
+
+    /// Watches until dropped. Retries with back-off for ever. When several ask for it, one does it; the next takes its place when it
+    /// is dropped.
+    pub async fn run(self: Arc<Self>, api: Api<K>) {
+        let source = Source::of(&api);
+        self.run_selected(api.into_client(), source).await;
+    }
+
+    /// The same for the objects of a source.
+    pub async fn run_selected(self: Arc<Self>, client: Client, source: Source) {
+        let _feeding = self.feeding.lock().await;
+        // In order, so that who follows hears of it in the same order each time.
+        let mut listing = BTreeMap::new();
+        let mut take_in = |event| self.take_in(&mut listing, event);
+        Box::pin(feed(Watcher::new(client, source), &mut take_in)).await;
+    }
+
+    fn take_in(
+        &self,
+        listing: &mut BTreeMap<Key, Arc<K>>,
+        event: Event<Object>,
+    ) -> Result<(), serde_json::Error> {
+        match event {
+            Event::Init => {
+                listing.clear();
+                self.state.write().written = Some(HashSet::new());
+            }
+            Event::InitApply(object) => match object.decode::<K>() {
+                Ok(object) => {
+                    listing.insert(Key::of(&object), self.kept(object));
+                }
+                Err(error) => {
+                    // What cannot be read is not therefore gone.
+                    if let (Ok(named), Some(written)) =
+                        (object.decode::<Named>(), &mut self.state.write().written)
+                    {
+                        written.insert(Key::new(named.metadata.namespace, named.metadata.name));
+                    }
+                    return Err(error);
+                }
+            },
+            Event::InitDone => {
+                self.replace(std::mem::take(listing));
+                self.synced.send_replace(true);
+            }
+            Event::Apply(object) => self.observe(object.decode()?),
+            Event::Delete(object) => self.forget(&object.decode()?),
+        }
+        Ok(())
     }
 
     /// Waits until the first list is in.
@@ -149,8 +201,9 @@ where
 
     /// Takes in an object, unless what is here is as new or the object is known to be gone.
     pub fn observe(&self, object: K) {
-        let object = Arc::new(slim(object));
+        let object = self.kept(object);
         let key = Key::of(&*object);
+        let listeners = self.listeners.lock();
         let (old, successor) = {
             let mut state = self.state.write();
             if object.meta().uid.as_ref().is_some_and(|uid| state.tombstones.1.contains(uid)) {
@@ -170,12 +223,13 @@ where
             state.insert(key, object.clone());
             (old, successor)
         };
-        self.tell_of(old, Some(object), successor);
+        tell_of(&listeners, old, Some(object), successor);
     }
 
     /// Takes out an object that is gone.
     pub fn forget(&self, object: &K) {
         let key = Key::of(object);
+        let listeners = self.listeners.lock();
         let old = {
             let mut state = self.state.write();
             if let Some(uid) = object.uid() {
@@ -188,12 +242,13 @@ where
             }
             state.remove(&key)
         };
-        self.tell(old.as_ref(), None);
+        tell(&listeners, old.as_ref(), None);
     }
 
-    fn replace(&self, listing: HashMap<Key, Arc<K>>) {
+    fn replace(&self, listing: BTreeMap<Key, Arc<K>>) {
         let newest = listing.values().map(|o| revision(&**o)).max().unwrap_or(0);
         let mut changes: Vec<Change<K>> = Vec::new();
+        let listeners = self.listeners.lock();
         {
             let mut state = self.state.write();
             // What was written ourselves while the list was on its way need not be in it.
@@ -225,23 +280,7 @@ where
         }
         for (old, new) in changes {
             let successor = matches!((&old, &new), (Some(o), Some(n)) if o.meta().uid != n.meta().uid);
-            self.tell_of(old, new, successor);
-        }
-    }
-
-    /// An object that took the name of another is told of as one that went and one that came.
-    fn tell_of(&self, old: Option<Arc<K>>, new: Option<Arc<K>>, successor: bool) {
-        if successor {
-            self.tell(old.as_ref(), None);
-            self.tell(None, new.as_ref());
-        } else {
-            self.tell(old.as_ref(), new.as_ref());
-        }
-    }
-
-    fn tell(&self, old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
-        for listener in self.listeners.read().iter() {
-            listener(old, new);
+            tell_of(&listeners, old, new, successor);
         }
     }
 
@@ -276,10 +315,50 @@ where
     }
 }
 
-/// What no controller reads need not be kept.
-fn slim<K: Resource>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
+/// An object that took the name of another is told of as one that went and one that came.
+fn tell_of<K>(listeners: &[Listener<K>], old: Option<Arc<K>>, new: Option<Arc<K>>, successor: bool) {
+    if successor {
+        tell(listeners, old.as_ref(), None);
+        tell(listeners, None, new.as_ref());
+    } else {
+        tell(listeners, old.as_ref(), new.as_ref());
+    }
+}
+
+fn tell<K>(listeners: &[Listener<K>], old: Option<&Arc<K>>, new: Option<&Arc<K>>) {
+    for listener in listeners {
+        listener(old, new);
+    }
+}
+
+/// Whose object it is, where nothing else can be read.
+#[derive(Deserialize)]
+struct Named {
+    metadata: NamedMetadata,
+}
+
+#[derive(Deserialize)]
+struct NamedMetadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+}
+
+/// What takes in the events of a kind.
+type TakeIn<'a> = &'a mut (dyn FnMut(Event<Object>) -> Result<(), serde_json::Error> + Send);
+
+/// Brings in what a watcher tells, for ever. One function for all kinds.
+async fn feed(mut watcher: Watcher, take_in: TakeIn<'_>) {
+    loop {
+        match watcher.next().await {
+            Ok(event) => {
+                if let Err(error) = take_in(event) {
+                    tracing::warn!(source = %watcher.source(), %error, "an object cannot be read");
+                }
+            }
+            Err(error) => tracing::debug!(source = %watcher.source(), %error, "watch interrupted"),
+        }
+    }
 }
 
 impl<K: Resource> State<K> {
@@ -359,17 +438,19 @@ mod tests {
         assert!(informer.get("default", "a").is_some(), "its successor is another object");
     }
 
-    fn listening(informer: &Informer<ConfigMap>) -> Arc<parking_lot::Mutex<Vec<String>>> {
-        let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    fn listening(informer: &Informer<ConfigMap>) -> Arc<Mutex<Vec<String>>> {
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let told = seen.clone();
         informer.on_change(move |old, new| {
             let name = |o: Option<&Arc<ConfigMap>>| o.and_then(|o| o.uid()).unwrap_or_else(|| "-".into());
             told.lock().push(format!("{}>{}", name(old), name(new)));
         });
+        // What was there already is told of first.
+        seen.lock().clear();
         seen
     }
 
-    fn list(objects: Vec<ConfigMap>) -> HashMap<Key, Arc<ConfigMap>> {
+    fn list(objects: Vec<ConfigMap>) -> BTreeMap<Key, Arc<ConfigMap>> {
         objects.into_iter().map(|o| (Key::of(&o), Arc::new(o))).collect()
     }
 
@@ -384,7 +465,7 @@ mod tests {
         informer.replace(list(vec![object("b", "2", 5)]));
         assert_eq!(*seen.lock(), ["->3", "1>-", "2>2"]);
         assert!(informer.get("default", "mine").is_some(), "written while the list was on its way");
-        informer.replace(HashMap::new());
+        informer.replace(BTreeMap::new());
         assert!(informer.all().is_empty(), "an empty list leaves nothing");
     }
 

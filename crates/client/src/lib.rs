@@ -4,12 +4,16 @@
 pub mod events;
 pub mod informer;
 pub mod queue;
+pub mod remote;
+pub mod slim;
+pub mod watch;
 pub mod worker;
 
 pub use events::{EventType, Recorder};
-pub use informer::{Informer, Key};
+pub use informer::{Caches, Informer, Key};
 pub use queue::Queue;
-pub use worker::{Clock, run_workers};
+pub use watch::{Event, Source, Watcher};
+pub use worker::{Clock, run_all, run_workers};
 
 /// The `Status` reason of a failed API call (`NotFound`, `AlreadyExists`, `Conflict`, …), if it is one.
 pub fn api_reason(error: &kube::Error) -> Option<&str> {

@@ -7,9 +7,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client,
     api::{DeleteParams, Preconditions},
-    runtime::watcher,
 };
-use orlop_client::{Clock, Informer, Key, Queue, api_reason, run_workers};
+use orlop_client::{Clock, Informer, Key, Queue, Source, api_reason, run_workers};
 use std::{sync::Arc, time::Duration};
 
 const NAMESPACE: &str = "kube-system";
@@ -28,7 +27,7 @@ pub(crate) fn start(client: Client, clock: Clock) -> BoxFuture<'static, ()> {
     });
     Box::pin(async move {
         let api: Api<Secret> = Api::namespaced(client, NAMESPACE);
-        let only = watcher::Config::default().fields("type=bootstrap.kubernetes.io/token");
+        let only = Source::of(&api).fields("type=bootstrap.kubernetes.io/token");
         let reconcile = |key: Key| {
             let (api, secrets, queue, clock) = (&api, &secrets, &queue, &clock);
             async move {
@@ -44,7 +43,7 @@ pub(crate) fn start(client: Client, clock: Clock) -> BoxFuture<'static, ()> {
             }
         };
         tokio::join!(
-            secrets.clone().run_selected(api.clone(), only),
+            secrets.clone().run_selected(api.clone().into_client(), only),
             run_workers("token-cleaner", queue.clone(), 1, reconcile)
         );
     })

@@ -1,6 +1,7 @@
 //! What all controllers share: the client, the clock, one cache a kind, the event recorder; and the function that runs them all.
 
 use crate::Error;
+use futures::FutureExt;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
     autoscaling::v2::HorizontalPodAutoscaler,
@@ -15,8 +16,14 @@ use k8s_openapi::api::{
     rbac::v1::ClusterRole,
     storage::v1::StorageClass,
 };
-use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
-use orlop_client::{Clock, Informer, Recorder};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    Api, Client, Resource,
+    api::{ApiResource, PostParams},
+    core::NamespaceResourceScope,
+};
+use orlop_api::orlop_v1::{Network, NetworkAttachment};
+use orlop_client::{Caches, Clock, Informer, Recorder, run_all};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, sync::Arc};
 
@@ -35,15 +42,35 @@ macro_rules! caches {
         }
 
         impl Cluster {
-            /// Caches that are still empty.
-            pub fn new(client: Client, clock: Clock) -> Self {
+            /// With caches that may be shared with others.
+            pub fn new(client: Client, clock: Clock, caches: &Caches) -> Self {
                 let recorder = Recorder::new(client.clone(), "controller-manager", None, clock.clone());
-                Self { client, clock, recorder, $($field: Arc::default(),)+ }
+                Self { client, clock, recorder, $($field: caches.of(),)+ }
+            }
+
+            /// Registers a listener with all caches: it hears of what kind an object is, and what its metadata was and is.
+            pub(crate) fn on_any_change(
+                &self,
+                listener: impl Fn(&Arc<ApiResource>, Option<&ObjectMeta>, Option<&ObjectMeta>)
+                    + Clone + Send + Sync + 'static,
+            ) {
+                $({
+                    let resource = Arc::new(ApiResource::erase::<$kind>(&()));
+                    let listener = listener.clone();
+                    self.$field.on_change(move |old, new| {
+                        listener(&resource, old.map(|o| o.meta()), new.map(|o| o.meta()));
+                    });
+                })+
+            }
+
+            /// The kinds that have a cache.
+            pub(crate) fn cached_kinds() -> Vec<ApiResource> {
+                vec![$(ApiResource::erase::<$kind>(&()),)+]
             }
 
             /// Feeds the caches until dropped.
             async fn watch(&self) {
-                tokio::join!($(self.$field.clone().run(Api::all(self.client.clone())),)+);
+                run_all([$(self.$field.clone().run(Api::all(self.client.clone())).boxed(),)+]).await;
             }
 
             /// Waits until all caches hold their first list.
@@ -99,6 +126,10 @@ caches! {
     persistent_volumes: PersistentVolume,
     /// StorageClasses.
     storage_classes: StorageClass,
+    /// Networks.
+    networks: Network,
+    /// NetworkAttachments.
+    network_attachments: NetworkAttachment,
 }
 
 impl Cluster {
@@ -143,8 +174,14 @@ impl Cluster {
 /// Runs all controllers until dropped. Workers start when the caches are filled. `authority` is the certificate (PEM) by which
 /// pods know the API server.
 pub async fn run(client: Client, clock: Clock, authority: String) {
-    let cluster = Cluster::new(client, clock);
-    let controllers = futures::future::join_all([
+    run_sharing(client, clock, authority, &Caches::default()).await;
+}
+
+/// The same with caches that others in this process use too.
+pub async fn run_sharing(client: Client, clock: Clock, authority: String, caches: &Caches) {
+    let cluster = Cluster::new(client, clock, caches);
+    cluster.pods.keep_less(orlop_client::slim::pod);
+    let controllers = run_all([
         crate::replicas::start(&cluster),
         crate::deployment::start(&cluster),
         crate::daemon_set::start(&cluster),
@@ -164,10 +201,11 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
         crate::storage_protection::start(&cluster),
         crate::volume_binder::start(&cluster),
         crate::ephemeral_volume::start(&cluster),
+        crate::network_attachment::start(&cluster),
     ]);
     let work = async {
         cluster.synced().await;
         controllers.await;
     };
-    tokio::join!(cluster.watch(), work);
+    tokio::join!(Box::pin(cluster.watch()), Box::pin(work));
 }

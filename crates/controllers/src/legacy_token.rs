@@ -7,9 +7,8 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::watcher,
 };
-use orlop_client::{Informer, Key, Queue, api_reason, found, run_workers};
+use orlop_client::{Informer, Key, Queue, Source, api_reason, found, run_workers};
 use orlop_pki::{ObjectRef, token::LegacyClaims};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -42,12 +41,12 @@ pub(crate) fn start(client: Client, keys: Keys) -> BoxFuture<'static, ()> {
         }
     });
     Box::pin(async move {
-        let only = watcher::Config::default().fields("type=kubernetes.io/service-account-token");
-        let all_secrets = Api::all(client.clone());
+        let all_secrets = Api::<Secret>::all(client.clone());
+        let only = Source::of(&all_secrets).fields("type=kubernetes.io/service-account-token");
         let all_accounts = Api::all(client.clone());
         let this = Tokens { client, keys, secrets: secrets.clone() };
         tokio::join!(
-            secrets.run_selected(all_secrets, only),
+            secrets.run_selected(all_secrets.into_client(), only),
             accounts.run(all_accounts),
             run_workers("tokens", queue, 1, |key: Key| this.reconcile(key))
         );

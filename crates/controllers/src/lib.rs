@@ -3,6 +3,7 @@
 //! state through the Kubernetes API alone.
 
 mod autoscaler;
+mod balancer;
 mod bootstrap_token;
 mod certificate;
 mod cluster;
@@ -20,7 +21,9 @@ mod history;
 mod job;
 mod legacy_token;
 mod namespace;
+mod network_attachment;
 mod node_lifecycle;
+mod node_ranges;
 mod ownership;
 mod pod_control;
 mod pod_garbage;
@@ -34,7 +37,9 @@ mod stateful_set;
 mod storage_protection;
 mod volume_binder;
 
-pub use cluster::{Cluster, run};
+pub use balancer::{Pool, run_balancer};
+pub use cluster::{Cluster, run, run_sharing};
+pub use node_ranges::{ClusterRange, NodeRanges, run_node_ranges};
 pub use signers::{Keys, run_signers};
 
 /// Why a reconciliation was not finished. It is always tried again.

@@ -7,9 +7,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
-    runtime::watcher,
 };
-use orlop_client::{Informer, Key, Queue, api_reason, found, run_workers};
+use orlop_client::{Informer, Key, Queue, Source, api_reason, found, run_workers};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -44,9 +43,10 @@ pub(crate) fn start(cluster: &Cluster, authority: String) -> BoxFuture<'static, 
     let cluster = cluster.clone();
     Box::pin(async move {
         let reconcile = |key: Key| reconcile(&cluster, &authority, key);
-        let only = watcher::Config::default().fields(&format!("metadata.name={ROOT_CA}"));
+        let all = Api::<ConfigMap>::all(cluster.client.clone());
+        let only = Source::of(&all).fields(format!("metadata.name={ROOT_CA}"));
         tokio::join!(
-            maps.clone().run_selected(Api::all(cluster.client.clone()), only),
+            maps.clone().run_selected(cluster.client.clone(), only),
             run_workers("serviceaccount", queue.clone(), 2, reconcile)
         );
     })

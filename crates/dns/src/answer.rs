@@ -1,252 +1,276 @@
-//! What the index says to a question: the cluster's zone by the Kubernetes DNS-based service discovery specification 1.1.0,
-//! section 2. Pure of I/O.
+//! What an index says to a question: the cluster's zone by the Kubernetes DNS-based service discovery specification 1.1.0,
+//! section 2; exported zones likewise, without what is the cluster's own. Pure of I/O.
 
-use crate::index::{Addresses, DnsIndex, HostPort, Service, Target};
-use hickory_server::proto::rr::{
-    LowerName, Name, RData, Record, RecordType,
-    rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT},
+use crate::{
+    Layout, PortRecord,
+    index::{Addresses, DnsIndex, HostPort, Service, Target},
+    name::{Name, WireName},
+    wire::{Data, Section, Writer, kind},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The version of the specification, as `dns-version` says it.
-const SPECIFICATION: &str = "1.1.0";
+const SPECIFICATION: &[u8] = b"1.1.0";
 /// How long "no" may be remembered, in seconds; not longer than a Service takes to appear.
 const NEGATIVE_TTL: u32 = 5;
-/// The weight of the only target of a name.
-const ONLY_WEIGHT: u16 = 100;
+/// Addresses of targets that are sent along: a client asks for those that are missing.
+const MAX_GLUE: usize = 64;
 
-/// The answer to a question.
+/// What became of a question.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
-    /// The name is not the cluster's.
-    Elsewhere,
+    /// The answer is written.
+    Written,
     /// Nothing has this name, nor a name below it.
     NoSuchName,
     /// The name exists; records of this type do not.
     NoData,
-    /// Records.
-    Records {
-        /// Of the name asked for.
-        answers: Vec<Record>,
-        /// Addresses of the names in them.
-        additionals: Vec<Record>,
-    },
     /// The name stands for another one.
     Alias(Name),
 }
 
 /// A question and what to answer with.
 pub(crate) struct Question<'a> {
-    /// The name in lower case.
-    pub name: &'a LowerName,
-    /// The name as it was written: answers repeat it.
-    pub written: &'a Name,
+    /// The name.
+    pub name: &'a WireName,
+    /// The name if it is not the one that the client wrote: where an alias led.
+    pub owner: Option<&'a Name>,
     /// Type of the records.
-    pub kind: RecordType,
+    pub kind: u16,
     /// Time to live of answers.
     pub ttl: u32,
     /// Where the server listens: the addresses of the zone's name server.
-    pub server: &'a [IpAddr],
+    pub server: &'a Addresses,
     /// Rotates answers so that clients that take the first one spread.
     pub turn: usize,
 }
 
 impl DnsIndex {
-    /// Answers a question.
-    pub(crate) fn answer(&self, question: &Question<'_>) -> Outcome {
-        let zone = self.zone();
-        if !zone.zone_of(question.name) {
-            return self.pointer(question);
-        }
-        let depth = usize::from(question.name.num_labels() - zone.num_labels());
-        let mut labels = [&[][..]; 6];
-        if depth > labels.len() {
-            return Outcome::NoSuchName;
-        }
-        for (place, label) in labels.iter_mut().zip(question.name.iter().take(depth)) {
-            *place = label;
-        }
-        match &labels[..depth] {
-            [] => self.apex(question),
-            [b"dns-version"] => {
-                question.only(RecordType::TXT, || RData::TXT(TXT::new(vec![SPECIFICATION.into()])))
+    /// Answers a question for a name that is this many labels below the zone.
+    pub(crate) fn answer(&self, question: &Question<'_>, depth: usize, out: &mut Writer<'_>) -> Outcome {
+        let label = |from_zone: usize| question.name.label(depth - from_zone);
+        match self.layout {
+            _ if depth == 0 => self.of_zone(question, out),
+            _ if depth == 2 && label(1) == b"dns" && label(2) == b"ns" => {
+                question.addresses(question.server, out)
             }
-            [b"dns"] | [b"svc"] | [b"pod"] => Outcome::NoData,
-            [b"ns", b"dns"] => question.addresses(&split(question.server)),
-            [_, b"pod"] => Outcome::NoData,
-            [dashed, _, b"pod"] => question.pod(dashed),
-            [namespace, b"svc"] => exists(self.has_namespace(namespace)),
-            [.., service, namespace, b"svc"] => match self.service(namespace, service) {
-                Some(service) => question.service(&service, &labels[..depth - 3]),
-                None => Outcome::NoSuchName,
-            },
+            // A Service of that name may be there too.
+            Layout::OneNamespace if depth == 1 && label(1) == b"dns" => {
+                match self.of_service(question, b"", b"dns", 0, out) {
+                    Outcome::NoSuchName => Outcome::NoData,
+                    outcome => outcome,
+                }
+            }
+            _ if depth == 1 && label(1) == b"dns" => Outcome::NoData,
+            Layout::Cluster => self.of_cluster(question, depth, out),
+            Layout::Namespaces if depth == 1 => exists(self.has_namespace(label(1))),
+            Layout::Namespaces => self.of_service(question, label(1), label(2), depth - 2, out),
+            // The namespace is the one that was exported; the index knows it under no name.
+            Layout::OneNamespace => self.of_service(question, b"", label(1), depth - 1, out),
+        }
+    }
+
+    fn of_cluster(&self, question: &Question<'_>, depth: usize, out: &mut Writer<'_>) -> Outcome {
+        let label = |from_zone: usize| question.name.label(depth - from_zone);
+        match (label(1), depth) {
+            (b"dns-version", 1) if question.wants(kind::TXT) => {
+                question.put(out, &Data::Txt(SPECIFICATION));
+                Outcome::Written
+            }
+            (b"dns-version", 1) => Outcome::NoData,
+            (b"svc" | b"pod", 1) | (b"pod", 2) => Outcome::NoData,
+            (b"pod", 3) => question.pod(label(3), out),
+            (b"svc", 2) => exists(self.has_namespace(label(2))),
+            (b"svc", _) => self.of_service(question, label(2), label(3), depth - 3, out),
             _ => Outcome::NoSuchName,
         }
     }
 
+    fn of_service(
+        &self,
+        question: &Question<'_>,
+        namespace: &[u8],
+        name: &[u8],
+        below: usize,
+        out: &mut Writer<'_>,
+    ) -> Outcome {
+        match self.service(namespace, name) {
+            Some(service) if below <= 2 => question.service(&service, below, out),
+            _ => Outcome::NoSuchName,
+        }
+    }
+
+    fn of_zone(&self, question: &Question<'_>, out: &mut Writer<'_>) -> Outcome {
+        match question.kind {
+            kind::SOA | kind::ANY => {
+                self.authority(Section::Answer, out);
+                Outcome::Written
+            }
+            kind::NS => {
+                question.put(out, &Data::Ns(self.apex.server.wire()));
+                glue(out, question.server, question.ttl, |out, ttl, data| {
+                    out.record(Section::Additional, self.apex.server.wire(), ttl, data)
+                });
+                Outcome::Written
+            }
+            _ => Outcome::NoData,
+        }
+    }
+
     /// The record that goes with every "no".
-    pub(crate) fn authority(&self) -> Record {
-        let label = |labels: &[&str]| {
-            let name = Name::from_labels(labels.iter().map(|label| label.as_bytes()))
-                .and_then(|name| name.append_domain(self.zone()));
-            name.unwrap_or_else(|_| self.zone().clone())
-        };
-        let soa = SOA::new(
-            label(&["ns", "dns"]),
-            label(&["hostmaster"]),
-            self.serial(),
-            7200,
-            1800,
-            86400,
-            NEGATIVE_TTL,
-        );
-        Record::from_rdata(self.zone().clone(), NEGATIVE_TTL, RData::SOA(soa))
+    pub(crate) fn authority(&self, section: Section, out: &mut Writer<'_>) {
+        self.authority_of(self.zone.wire(), section, out);
     }
 
-    fn apex(&self, question: &Question<'_>) -> Outcome {
-        match question.kind {
-            RecordType::SOA => Outcome::Records { answers: vec![self.authority()], additionals: vec![] },
-            RecordType::NS => {
-                let Ok(server) =
-                    Name::from_labels([&b"ns"[..], b"dns"]).and_then(|name| name.append_domain(self.zone()))
-                else {
-                    return Outcome::NoData;
-                };
-                let answers = vec![question.record(RData::NS(NS(server.clone())))];
-                Outcome::Records {
-                    answers,
-                    additionals: glue(&server, &split(question.server), question.ttl),
-                }
-            }
-            _ => Outcome::NoData,
-        }
+    fn authority_of(&self, zone: &[u8], section: Section, out: &mut Writer<'_>) {
+        let numbers = [self.serial(), 7200, 1800, 86400, NEGATIVE_TTL];
+        let (server, mailbox) = (self.apex.server.wire(), self.apex.mailbox.wire());
+        out.record(section, zone, NEGATIVE_TTL, &Data::Soa { server, mailbox, numbers });
     }
 
-    /// Names of addresses. Those of others are somebody else's to answer.
-    fn pointer(&self, question: &Question<'_>) -> Outcome {
-        let Ok(address) = question.name.parse_arpa_name() else { return Outcome::Elsewhere };
-        if address.prefix_len() != address.max_prefix_len() {
-            return Outcome::Elsewhere;
+    /// The record that goes with "no" for an address: the zone is all addresses, as far as we speak for it.
+    pub(crate) fn authority_of_address(&self, name: &WireName, out: &mut Writer<'_>) {
+        let zone = name.start(name.depth().saturating_sub(2));
+        self.authority_of(&name.lower()[zone..], Section::Authority, out);
+    }
+
+    /// Names of an address; `None` if it has none.
+    pub(crate) fn pointer(
+        &self,
+        question: &Question<'_>,
+        address: IpAddr,
+        out: &mut Writer<'_>,
+    ) -> Option<Outcome> {
+        let names = self.names_of(address);
+        if names.is_empty() {
+            return None;
         }
-        let names = self.names_of(address.addr());
-        match question.kind {
-            _ if names.is_empty() => Outcome::Elsewhere,
-            RecordType::PTR | RecordType::ANY => {
-                let answers = names.into_iter().map(|name| question.record(RData::PTR(PTR(name)))).collect();
-                Outcome::Records { answers, additionals: vec![] }
-            }
-            _ => Outcome::NoData,
+        if !question.wants(kind::PTR) {
+            return Some(Outcome::NoData);
         }
+        for name in names {
+            question.put(out, &Data::Ptr(name.wire()));
+        }
+        Some(Outcome::Written)
     }
 }
 
 impl Question<'_> {
     /// Below a Service: nothing is itself, one label is an endpoint, `_port._proto` is SRV.
-    fn service(&self, service: &Service, below: &[&[u8]]) -> Outcome {
+    fn service(&self, service: &Service, below: usize, out: &mut Writer<'_>) -> Outcome {
         match (&service.target, below) {
-            (Target::External { name }, []) => Outcome::Alias(name.clone()),
+            (Target::External { name }, 0) => Outcome::Alias(name.clone()),
             (Target::External { .. }, _) => Outcome::NoSuchName,
-            (Target::Cluster { addresses, .. } | Target::Headless { addresses, .. }, []) => {
-                self.addresses(addresses)
+            (Target::Headless { addresses, .. }, _) if addresses.is_empty() => Outcome::NoSuchName,
+            (Target::Cluster { addresses, .. } | Target::Headless { addresses, .. }, 0) => {
+                self.addresses(addresses, out)
             }
-            (Target::Cluster { ports, .. }, [protocol]) => {
-                exists(ports.iter().any(|port| !port.name.is_empty() && port.protocol.label() == *protocol))
-            }
-            (Target::Headless { hosts, ports, .. }, [label]) => {
-                let host = std::str::from_utf8(label).ok().and_then(|label| hosts.get(label));
-                match host {
-                    Some(host) => self.addresses(&host.addresses),
-                    None => exists(
-                        ports
-                            .iter()
-                            .any(|port| !port.port.name.is_empty() && port.port.protocol.label() == *label),
-                    ),
-                }
-            }
-            (Target::Cluster { addresses, ports }, [name, protocol]) => {
-                let Some(port) =
-                    ports.iter().find(|port| is_port(&port.name, port.protocol.label(), name, protocol))
-                else {
+            (Target::Cluster { ports, .. }, 1) => exists(ports.iter().any(|port| self.has_protocol(port))),
+            (Target::Headless { hosts, ports, .. }, 1) => match hosts.get(self.name.label(0)) {
+                Some(host) => self.addresses(&host.addresses, out),
+                None => exists(ports.iter().any(|port| self.has_protocol(&port.port))),
+            },
+            (Target::Cluster { addresses, ports, rank }, _) => {
+                let Some(port) = ports.iter().find(|port| self.is_port(port)) else {
                     return Outcome::NoSuchName;
                 };
-                if !self.wants(RecordType::SRV) {
+                if !self.wants(kind::SRV) {
                     return Outcome::NoData;
                 }
-                let srv = SRV::new(0, ONLY_WEIGHT, port.port, service.name.clone());
-                let additionals = glue(&service.name, addresses, self.ttl);
-                Outcome::Records { answers: vec![self.record(RData::SRV(srv))], additionals }
+                let (target, port) = (service.name.wire(), port.port);
+                self.put(out, &Data::Srv { priority: rank.priority, weight: rank.weight, port, target });
+                glue(out, addresses, self.ttl, |out, ttl, data| {
+                    out.record(Section::Additional, target, ttl, data)
+                });
+                Outcome::Written
             }
-            (Target::Headless { hosts, ports, .. }, [name, protocol]) => {
-                let named =
-                    |port: &&HostPort| is_port(&port.port.name, port.port.protocol.label(), name, protocol);
-                let mut found = ports.iter().filter(named).peekable();
-                if found.peek().is_none() {
+            (Target::Headless { hosts, ports, .. }, _) => {
+                let found: Vec<&HostPort> = ports.iter().filter(|port| self.is_port(&port.port)).collect();
+                if found.is_empty() {
                     return Outcome::NoSuchName;
                 }
-                if !self.wants(RecordType::SRV) {
+                if !self.wants(kind::SRV) {
                     return Outcome::NoData;
                 }
-                let (mut answers, mut additionals) = (Vec::new(), Vec::new());
-                for port in found {
+                let mut targets = Vec::new();
+                let turn = self.turn % found.len();
+                for port in found[turn..].iter().chain(&found[..turn]) {
                     let Some(host) = hosts.get(&port.host) else { continue };
-                    let srv = SRV::new(port.priority, port.weight, port.port.port, host.name.clone());
-                    answers.push(self.record(RData::SRV(srv)));
-                    additionals.extend(glue(&host.name, &host.addresses, self.ttl));
+                    let (rank, target) = (port.rank, host.name.wire());
+                    let data = Data::Srv {
+                        priority: rank.priority,
+                        weight: rank.weight,
+                        port: port.port.port,
+                        target,
+                    };
+                    if self.put(out, &data)
+                        && let Some(at) = out.last_target(target)
+                        && targets.len() < MAX_GLUE
+                    {
+                        targets.push((at, &host.addresses));
+                    }
                 }
-                Outcome::Records { answers, additionals }
+                for (at, addresses) in targets {
+                    glue(out, addresses, self.ttl, |out, ttl, data| {
+                        out.record_at(Section::Additional, at, ttl, data)
+                    });
+                }
+                Outcome::Written
             }
-            _ => Outcome::NoSuchName,
         }
     }
 
     /// `1-2-3-4.NAMESPACE.pod`: the address is in the name.
-    fn pod(&self, dashed: &[u8]) -> Outcome {
+    fn pod(&self, dashed: &[u8], out: &mut Writer<'_>) -> Outcome {
         let Ok(dashed) = std::str::from_utf8(dashed) else { return Outcome::NoSuchName };
         let address = dashed
             .replace('-', ".")
             .parse::<Ipv4Addr>()
             .map(IpAddr::V4)
             .or_else(|_| dashed.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6));
-        address.map_or(Outcome::NoSuchName, |address| self.addresses(&split(&[address])))
+        address.map_or(Outcome::NoSuchName, |address| self.addresses(&Addresses::of([address]), out))
     }
 
-    fn addresses(&self, addresses: &Addresses) -> Outcome {
-        let mut answers = Vec::with_capacity(addresses.v4.len());
-        if self.wants(RecordType::A) {
-            answers.extend(addresses.v4.iter().map(|address| self.record(RData::A(A(*address)))));
-        }
-        if self.wants(RecordType::AAAA) {
-            answers.extend(addresses.v6.iter().map(|address| self.record(RData::AAAA(AAAA(*address)))));
-        }
-        if answers.is_empty() {
+    /// Asked for everything, a client gets one kind of address (RFC 8482).
+    fn addresses(&self, addresses: &Addresses, out: &mut Writer<'_>) -> Outcome {
+        let (v4, v6) = (&addresses.v4, &addresses.v6);
+        if self.wants(kind::A) && !v4.is_empty() {
+            self.rotated(v4, out, |address| Data::A(*address));
+        } else if self.wants(kind::AAAA) && !v6.is_empty() {
+            self.rotated(v6, out, |address| Data::Aaaa(*address));
+        } else {
             return Outcome::NoData;
         }
-        let turn = self.turn % answers.len();
-        answers.rotate_left(turn);
-        Outcome::Records { answers, additionals: vec![] }
+        Outcome::Written
     }
 
-    fn only(&self, kind: RecordType, data: impl FnOnce() -> RData) -> Outcome {
-        if self.wants(kind) {
-            Outcome::Records { answers: vec![self.record(data())], additionals: vec![] }
-        } else {
-            Outcome::NoData
+    fn rotated<'d, T>(&self, items: &[T], out: &mut Writer<'_>, data: impl Fn(&T) -> Data<'d>) {
+        let turn = self.turn % items.len();
+        for item in items[turn..].iter().chain(&items[..turn]) {
+            self.put(out, &data(item));
         }
     }
 
-    fn wants(&self, kind: RecordType) -> bool {
-        self.kind == kind || self.kind == RecordType::ANY
+    fn has_protocol(&self, port: &PortRecord) -> bool {
+        !port.name.is_empty() && port.protocol.label() == self.name.label(0)
     }
 
-    fn record(&self, data: RData) -> Record {
-        Record::from_rdata(self.written.clone(), self.ttl, data)
+    fn is_port(&self, port: &PortRecord) -> bool {
+        let asked = self.name.label(0).strip_prefix(b"_");
+        let named = asked.is_some_and(|asked| asked.eq_ignore_ascii_case(port.name.as_bytes()));
+        !port.name.is_empty() && named && port.protocol.label() == self.name.label(1)
     }
-}
 
-impl Outcome {
-    /// Puts an alias before what it led to.
-    pub(crate) fn alias_record(written: &Name, ttl: u32, to: &Name) -> Record {
-        Record::from_rdata(written.clone(), ttl, RData::CNAME(CNAME(to.clone())))
+    fn wants(&self, kind: u16) -> bool {
+        self.kind == kind || self.kind == kind::ANY
+    }
+
+    /// Writes a record of the name asked for. `false` if it does not fit.
+    pub(crate) fn put(&self, out: &mut Writer<'_>, data: &Data<'_>) -> bool {
+        match self.owner {
+            None => out.answer(self.ttl, data),
+            Some(owner) => out.record(Section::Answer, owner.wire(), self.ttl, data),
+        }
     }
 }
 
@@ -254,23 +278,69 @@ fn exists(it_does: bool) -> Outcome {
     if it_does { Outcome::NoData } else { Outcome::NoSuchName }
 }
 
-fn is_port(name: &str, label: &[u8], asked: &[u8], asked_protocol: &[u8]) -> bool {
-    !name.is_empty() && asked.strip_prefix(b"_") == Some(name.as_bytes()) && label == asked_protocol
+fn glue(
+    out: &mut Writer<'_>,
+    addresses: &Addresses,
+    ttl: u32,
+    mut put: impl FnMut(&mut Writer<'_>, u32, &Data<'_>) -> bool,
+) {
+    let v4 = addresses.v4.iter().map(|address| Data::A(*address));
+    let v6 = addresses.v6.iter().map(|address| Data::Aaaa(*address));
+    for data in v4.chain(v6).take(MAX_GLUE) {
+        put(out, ttl, &data);
+    }
 }
 
-fn glue(name: &Name, addresses: &Addresses, ttl: u32) -> Vec<Record> {
-    let v4 = addresses.v4.iter().map(|address| RData::A(A(*address)));
-    let v6 = addresses.v6.iter().map(|address| RData::AAAA(AAAA(*address)));
-    v4.chain(v6).map(|data| Record::from_rdata(name.clone(), ttl, data)).collect()
+/// The address that a name in `in-addr.arpa` or `ip6.arpa` stands for; `None` if it is no whole address.
+pub(crate) fn address_of(name: &WireName) -> Option<IpAddr> {
+    let from_end = |nth: usize| name.depth().checked_sub(nth).map(|index| name.label(index));
+    if from_end(1)? != b"arpa" {
+        return None;
+    }
+    match (from_end(2)?, name.depth()) {
+        (b"in-addr", 6) => {
+            let mut octets = [0; 4];
+            for (octet, index) in octets.iter_mut().zip([3, 2, 1, 0]) {
+                let label = std::str::from_utf8(name.label(index)).ok()?;
+                let plain = label.bytes().all(|digit| digit.is_ascii_digit())
+                    && (label == "0" || !label.starts_with('0'));
+                *octet = label.parse().ok().filter(|_| plain)?;
+            }
+            Some(IpAddr::V4(octets.into()))
+        }
+        (b"ip6", 34) => {
+            let mut address = 0_u128;
+            for index in (0..32).rev() {
+                let [digit] = name.label(index) else { return None };
+                address = address << 4 | u128::from(char::from(*digit).to_digit(16)?);
+            }
+            Some(IpAddr::V6(address.into()))
+        }
+        _ => None,
+    }
 }
 
-fn split(addresses: &[IpAddr]) -> Addresses {
-    let mut split = Addresses::default();
-    for address in addresses {
-        match address {
-            IpAddr::V4(address) => split.v4.push(*address),
-            IpAddr::V6(address) => split.v6.push(*address),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reverse_name_is_an_address_or_nothing() {
+        for (name, address) in [
+            ("4.3.2.1.in-addr.arpa", Some("1.2.3.4")),
+            ("0.0.0.0.in-addr.arpa", Some("0.0.0.0")),
+            ("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", Some("fd00::1")),
+            ("3.2.1.in-addr.arpa", None),
+            ("256.2.3.4.in-addr.arpa", None),
+            ("+1.2.3.4.in-addr.arpa", None),
+            ("01.2.3.4.in-addr.arpa", None),
+            ("1.4.3.2.1.in-addr.arpa", None),
+            ("g.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa", None),
+            ("arpa", None),
+            ("4.3.2.1.in-addr.example", None),
+        ] {
+            let name = WireName::from(&Name::parse(name).unwrap());
+            assert_eq!(address_of(&name), address.map(|address| address.parse().unwrap()));
         }
     }
-    split
 }

@@ -1,11 +1,13 @@
-//! The index of names that the server answers from: what each Service's name leads to, and which names an address has.
-//! Pure of I/O; it does not know the wire format.
+//! The index of names that a zone is answered from: what each Service's name leads to, and which names an address has.
+//! Pure of I/O.
 
-use crate::{Error, PortRecord, Protocol, ServiceRecord, ServiceTarget};
-use hickory_server::proto::rr::Name;
+use crate::{
+    EndpointRecord, Error, Layout, PortRecord, Rank, ServiceRecord, ServiceTarget,
+    name::{MAX_NAME, Name},
+};
 use parking_lot::RwLock;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
@@ -17,9 +19,12 @@ use std::{
 /// Maps are split so that a change holds up no more than a fraction of the readers, and those for an insertion only.
 const SHARDS: usize = 16;
 
-/// The cluster's names. A change replaces one Service at once: a reader sees all of it or nothing.
+/// The names of a zone. A change replaces one Service at once: a reader sees all of it or nothing.
 pub struct DnsIndex {
-    domain: Name,
+    pub(crate) zone: Name,
+    pub(crate) depth: usize,
+    pub(crate) layout: Layout,
+    pub(crate) apex: Apex,
     text: String,
     hasher: RandomState,
     services: [RwLock<Services>; SHARDS],
@@ -29,6 +34,14 @@ pub struct DnsIndex {
     /// One at a time, so that `services`, `pointers` and `namespaces` agree.
     writing: parking_lot::Mutex<()>,
     serial: AtomicU32,
+}
+
+/// The names that a zone has by itself.
+pub(crate) struct Apex {
+    /// `ns.dns.ZONE`, its name server.
+    pub server: Name,
+    /// `hostmaster.ZONE`.
+    pub mailbox: Name,
 }
 
 /// By `NAMESPACE/NAME`.
@@ -48,15 +61,17 @@ pub(crate) struct Service {
     pub name: Name,
     /// Where it leads.
     pub target: Target,
+    /// Addresses with pointers of this Service.
+    pointers: HashSet<IpAddr>,
 }
 
 /// See [`ServiceTarget`].
 #[derive(Debug)]
 pub(crate) enum Target {
     /// Virtual addresses.
-    Cluster { addresses: Addresses, ports: Vec<PortRecord> },
+    Cluster { addresses: Addresses, ports: Vec<PortRecord>, rank: Rank },
     /// Endpoints.
-    Headless { addresses: Addresses, hosts: HashMap<Box<str>, Host>, ports: Vec<HostPort> },
+    Headless { addresses: Addresses, hosts: HashMap<Box<[u8]>, Host>, ports: Vec<HostPort> },
     /// Another name.
     External { name: Name },
 }
@@ -76,22 +91,30 @@ pub(crate) struct Host {
 }
 
 /// A port of an endpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HostPort {
     pub port: PortRecord,
     /// Which of the hosts.
-    pub host: Box<str>,
-    pub priority: u16,
-    pub weight: u16,
+    pub host: Box<[u8]>,
+    pub rank: Rank,
 }
 
 impl Addresses {
-    fn add(&mut self, address: IpAddr) {
-        match address {
-            IpAddr::V4(address) if !self.v4.contains(&address) => self.v4.push(address),
-            IpAddr::V6(address) if !self.v6.contains(&address) => self.v6.push(address),
-            _ => {}
+    /// Each address once, in their order.
+    pub fn of(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let (mut split, mut seen) = (Self::default(), HashSet::new());
+        for address in addresses.into_iter().filter(|address| seen.insert(*address)) {
+            match address {
+                IpAddr::V4(address) => split.v4.push(address),
+                IpAddr::V6(address) => split.v6.push(address),
+            }
         }
+        split
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
     }
 }
 
@@ -101,14 +124,23 @@ impl DnsIndex {
     /// # Errors
     /// [`Error::Domain`].
     pub fn new(domain: &str) -> Result<Self, Error> {
-        let bad = |why: String| Error::Domain { domain: domain.to_owned(), why };
-        let mut name = Name::from_ascii(domain).map_err(|error| bad(error.to_string()))?;
-        if name.num_labels() == 0 {
-            return Err(bad("it has no labels".into()));
-        }
-        name.set_fqdn(true);
+        Self::with_layout(domain, Layout::Cluster)
+    }
+
+    /// An empty index for a zone.
+    ///
+    /// # Errors
+    /// [`Error::Domain`].
+    pub fn with_layout(domain: &str, layout: Layout) -> Result<Self, Error> {
+        let bad = || Error::Domain { domain: domain.to_owned() };
+        let zone = Name::parse(domain).filter(|zone| zone.depth() > 0).ok_or_else(bad)?;
+        let below = |labels: &[&'static [u8]]| zone.below(labels.iter().copied()).ok_or_else(bad);
+        let apex = Apex { server: below(&[b"ns", b"dns"])?, mailbox: below(&[b"hostmaster"])? };
         Ok(Self {
-            domain: name.to_lowercase(),
+            depth: zone.depth(),
+            zone,
+            layout,
+            apex,
             text: domain.trim_end_matches('.').to_owned(),
             hasher: RandomState::new(),
             services: std::array::from_fn(|_| RwLock::default()),
@@ -127,16 +159,17 @@ impl DnsIndex {
 
     /// Adds a Service or replaces what was known of it. Parts that cannot be names (no DNS label) are left out.
     pub fn set_service(&self, service: ServiceRecord) {
-        let key = key(service.namespace.as_bytes(), service.name.as_bytes());
+        let namespace = self.namespace(&service.namespace);
+        let key = key(namespace, service.name.as_bytes());
         let _alone = self.writing.lock();
         let Some((new, pointers)) = self.prepare(&service) else {
-            self.forget(&key, service.namespace.as_bytes());
+            self.forget(&key, namespace);
             return;
         };
         let old = self.shard(&key).write().insert(key.clone(), Arc::new(new));
         match old {
             Some(old) => self.forget_pointers(&key, &old),
-            None => *self.namespaces.write().entry(service.namespace.into_bytes().into()).or_default() += 1,
+            None => *self.namespaces.write().entry(namespace.into()).or_default() += 1,
         }
         for (address, name) in pointers {
             let pointer = Pointer { owner: key.clone(), name };
@@ -148,12 +181,25 @@ impl DnsIndex {
     /// Forgets a Service.
     pub fn remove_service(&self, namespace: &str, name: &str) {
         let _alone = self.writing.lock();
-        self.forget(&key(namespace.as_bytes(), name.as_bytes()), namespace.as_bytes());
+        let namespace = self.namespace(namespace);
+        self.forget(&key(namespace, name.as_bytes()), namespace);
     }
 
-    /// The domain as a name, in lower case.
-    pub(crate) fn zone(&self) -> &Name {
-        &self.domain
+    /// The namespace as far as it is part of names.
+    fn namespace<'a>(&self, namespace: &'a str) -> &'a [u8] {
+        if self.layout == Layout::OneNamespace { b"" } else { namespace.as_bytes() }
+    }
+
+    /// How many Services it knows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.namespaces.read().values().sum()
+    }
+
+    /// Whether it knows none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Rises with every change: the zone's serial number.
@@ -163,8 +209,7 @@ impl DnsIndex {
 
     /// A Service, by the labels of its name in lower case.
     pub(crate) fn service(&self, namespace: &[u8], name: &[u8]) -> Option<Arc<Service>> {
-        // Names are labels of at most 63 bytes: no allocation for a look-up.
-        let mut buffer = [0_u8; 128];
+        let mut buffer = [0_u8; MAX_NAME];
         let length = namespace.len() + 1 + name.len();
         let key = buffer.get_mut(..length)?;
         key[..namespace.len()].copy_from_slice(namespace);
@@ -209,12 +254,7 @@ impl DnsIndex {
     }
 
     fn forget_pointers(&self, key: &[u8], service: &Service) {
-        let addresses = match &service.target {
-            Target::Cluster { addresses, .. } | Target::Headless { addresses, .. } => addresses,
-            Target::External { .. } => return,
-        };
-        let v4 = addresses.v4.iter().copied().map(IpAddr::V4);
-        for address in v4.chain(addresses.v6.iter().copied().map(IpAddr::V6)) {
+        for address in service.pointers.iter().copied() {
             let mut shard = self.pointer_shard(address).write();
             if let Some(names) = shard.get_mut(&address) {
                 names.retain(|pointer| *pointer.owner != *key);
@@ -227,70 +267,56 @@ impl DnsIndex {
 
     /// A Service's entry and its pointers; `None` if its name cannot be one.
     fn prepare(&self, service: &ServiceRecord) -> Option<(Service, Vec<(IpAddr, Name)>)> {
-        let labels = [service.name.as_str(), service.namespace.as_str(), "svc"];
-        let name = Name::from_labels(labels.map(str::as_bytes)).ok()?.append_domain(&self.domain).ok()?;
+        let labels: &[&str] = match self.layout {
+            Layout::Cluster => &[&service.name, &service.namespace, "svc"],
+            Layout::Namespaces => &[&service.name, &service.namespace],
+            Layout::OneNamespace => &[&service.name],
+        };
+        let name = self.zone.below(labels.iter().map(|label| label.as_bytes()))?;
         let mut pointers = Vec::new();
         let target = match &service.target {
-            ServiceTarget::Cluster { addresses, ports } => {
-                let mut split = Addresses::default();
-                for address in addresses {
-                    split.add(*address);
-                    pointers.push((*address, name.clone()));
-                }
-                Target::Cluster { addresses: split, ports: ports.clone() }
+            ServiceTarget::Cluster { addresses, ports, rank } => {
+                pointers.extend(addresses.iter().map(|address| (*address, name.clone())));
+                let addresses = Addresses::of(addresses.iter().copied());
+                Target::Cluster { addresses, ports: ports.clone(), rank: *rank }
             }
             ServiceTarget::External { name } => {
-                let mut name = Name::from_ascii(name).ok()?;
-                name.set_fqdn(true);
-                Target::External { name }
+                Target::External { name: Name::parse(name).filter(|name| name.depth() > 0)? }
             }
-            ServiceTarget::Headless { endpoints } => {
-                let mut addresses = Addresses::default();
-                let mut hosts: HashMap<Box<str>, Host> = HashMap::new();
-                let mut ports = Vec::new();
-                for endpoint in endpoints {
-                    addresses.add(endpoint.address);
-                    let label =
-                        endpoint.hostname.clone().unwrap_or_else(|| dashed(endpoint.address)).to_lowercase();
-                    let Ok(host_name) = name.prepend_label(label.as_bytes()) else { continue };
-                    if endpoint.hostname.is_some() {
-                        pointers.push((endpoint.address, host_name.clone()));
-                    }
-                    let label: Box<str> = label.into();
-                    hosts
-                        .entry(label.clone())
-                        .or_insert_with(|| Host { name: host_name, addresses: Addresses::default() })
-                        .addresses
-                        .add(endpoint.address);
-                    for port in &endpoint.ports {
-                        let known = |other: &HostPort| other.host == label && other.port == *port;
-                        if !ports.iter().any(known) {
-                            let (priority, weight) = (endpoint.priority, endpoint.weight);
-                            ports.push(HostPort {
-                                port: port.clone(),
-                                host: label.clone(),
-                                priority,
-                                weight,
-                            });
-                        }
-                    }
-                }
-                Target::Headless { addresses, hosts, ports }
-            }
+            ServiceTarget::Headless { endpoints } => headless(&name, endpoints, &mut pointers),
         };
-        Some((Service { name, target }, pointers))
+        let addresses = pointers.iter().map(|(address, _)| *address).collect();
+        Some((Service { name, target, pointers: addresses }, pointers))
     }
 }
 
-impl Protocol {
-    /// The second label of an SRV name.
-    pub(crate) fn label(self) -> &'static [u8] {
-        match self {
-            Self::Tcp => b"_tcp",
-            Self::Udp => b"_udp",
-            Self::Sctp => b"_sctp",
+fn headless(name: &Name, endpoints: &[EndpointRecord], pointers: &mut Vec<(IpAddr, Name)>) -> Target {
+    let mut by_host: HashMap<Box<[u8]>, (Name, Vec<IpAddr>)> = HashMap::new();
+    let (mut ports, mut known, mut pointed) = (Vec::new(), HashSet::new(), HashSet::new());
+    for endpoint in endpoints {
+        let label = endpoint.hostname.clone().unwrap_or_else(|| dashed(endpoint.address)).to_lowercase();
+        let Some(host_name) = name.below([label.as_bytes()]) else { continue };
+        if endpoint.hostname.is_some()
+            && endpoint.pointer
+            && pointed.insert((endpoint.address, label.clone()))
+        {
+            pointers.push((endpoint.address, host_name.clone()));
+        }
+        let label: Box<[u8]> = label.into_bytes().into();
+        by_host.entry(label.clone()).or_insert_with(|| (host_name, vec![])).1.push(endpoint.address);
+        for port in &endpoint.ports {
+            let port = HostPort { port: port.clone(), host: label.clone(), rank: endpoint.rank };
+            if known.insert((port.host.clone(), port.port.clone())) {
+                ports.push(port);
+            }
         }
     }
+    let hosts = by_host
+        .into_iter()
+        .map(|(label, (name, addresses))| (label, Host { name, addresses: Addresses::of(addresses) }))
+        .collect();
+    let addresses = Addresses::of(endpoints.iter().map(|endpoint| endpoint.address));
+    Target::Headless { addresses, hosts, ports }
 }
 
 fn key(namespace: &[u8], name: &[u8]) -> Box<[u8]> {

@@ -39,7 +39,7 @@ macro_rules! targets {
 
 targets! {
     bodies json_patch strategic_merge apply selectors scalars custom_resources cel spdy channels log_lines
-    store_log archives image_documents certificates requests
+    store_log archives image_documents certificates dns requests
 }
 
 #[test]

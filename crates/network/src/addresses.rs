@@ -1,13 +1,18 @@
-//! Which pod has which address. Remembered in a journal, on disk before it is used, so that no address is given twice and
+//! Which pod has which addresses, one of each family. Remembered in a journal, on disk before it is used, so that no address is given twice and
 //! none is lost, whatever is killed. It touches no link.
 
-use crate::{Error, HostPort, layout::Layout};
+use crate::{
+    Error, HostPort,
+    family::{Family, nth, offset},
+    layout::Layout,
+};
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -18,8 +23,8 @@ const MAX_LINES: u64 = 4096;
 /// What is remembered of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its addresses, the primary one first.
+    pub addresses: Vec<IpAddr>,
     /// Its host ports.
     pub host_ports: Vec<HostPort>,
     /// Whether its link was finished.
@@ -32,7 +37,7 @@ pub(crate) struct Lease {
 enum Entry {
     Give {
         id: String,
-        address: Ipv4Addr,
+        address: OneOrMore,
         host_ports: Vec<HostPort>,
     },
     Linked {
@@ -43,8 +48,34 @@ enum Entry {
     },
     /// The last address given, so that a freed one is not given again at once.
     Last {
-        address: Ipv4Addr,
+        address: OneOrMore,
     },
+}
+
+/// Addresses as the journal has them: a pod of one family is written as in the versions that knew but one.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(IpAddr),
+    More(Vec<IpAddr>),
+}
+
+impl From<Vec<IpAddr>> for OneOrMore {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        match addresses.as_slice() {
+            [one] => Self::One(*one),
+            _ => Self::More(addresses),
+        }
+    }
+}
+
+impl From<OneOrMore> for Vec<IpAddr> {
+    fn from(addresses: OneOrMore) -> Self {
+        match addresses {
+            OneOrMore::One(one) => vec![one],
+            OneOrMore::More(all) => all,
+        }
+    }
 }
 
 /// The addresses of this node.
@@ -54,13 +85,19 @@ pub(crate) struct Addresses {
 }
 
 struct State {
-    range: ipnet::Ipv4Net,
+    /// The primary family's first.
+    pools: Vec<Pool>,
     leases: BTreeMap<String, Lease>,
-    by_address: HashMap<Ipv4Addr, String>,
-    last: Ipv4Addr,
     /// Lines not yet on disk, and how many have ever been made.
     pending: Vec<u8>,
     made: u64,
+}
+
+/// The addresses of one range.
+struct Pool {
+    range: IpNet,
+    taken: HashMap<IpAddr, String>,
+    last: IpAddr,
 }
 
 struct Journal {
@@ -88,7 +125,7 @@ impl Addresses {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(io("reading")(error)),
         };
-        let mut state = State::new(layout.pod_range);
+        let mut state = State::new(layout.sides.iter().map(|side| side.pod_range));
         state.replay(&text);
         let file = rewrite(&path, &state.snapshot()).map_err(io("writing"))?;
         Ok(Self {
@@ -207,16 +244,28 @@ fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+impl Pool {
+    fn new(range: IpNet) -> Self {
+        Self { range, taken: HashMap::new(), last: range.network() }
+    }
+
+    /// The first free address after the last one given, around the end of the range. The network's own, the gateway's and the
+    /// broadcast address are never given; of a large range only as many as links have names.
+    fn next_free(&self) -> Option<IpAddr> {
+        let host_bits = Family::of(self.range.addr()).bits() - self.range.prefix_len();
+        let end = if host_bits >= 16 { u32::from(u16::MAX) } else { (1 << host_bits) - 1 };
+        let first = 2;
+        let start = offset(self.range, self.last).map_or(first, |last| last + 1).clamp(first, end);
+        (start..end)
+            .chain(first..start)
+            .map(|offset| nth(self.range, offset))
+            .find(|address| !self.taken.contains_key(address))
+    }
+}
+
 impl State {
-    fn new(range: ipnet::Ipv4Net) -> Self {
-        Self {
-            range,
-            leases: BTreeMap::new(),
-            by_address: HashMap::new(),
-            last: range.network(),
-            pending: Vec::new(),
-            made: 0,
-        }
+    fn new(ranges: impl Iterator<Item = IpNet>) -> Self {
+        Self { pools: ranges.map(Pool::new).collect(), leases: BTreeMap::new(), pending: Vec::new(), made: 0 }
     }
 
     fn give(&mut self, id: &str, host_ports: &[HostPort]) -> Result<Lease, Error> {
@@ -230,27 +279,19 @@ impl State {
                 return Err(Error::HostPortTaken { port: wanted.host_port, by: by.clone() });
             }
         }
-        let address = self.next_free().ok_or(Error::Exhausted(self.range.into()))?;
-        let entry = Entry::Give { id: id.to_owned(), address, host_ports: host_ports.to_vec() };
+        let free = |pool: &Pool| pool.next_free().ok_or(Error::Exhausted(pool.range));
+        let addresses = self.pools.iter().map(free).collect::<Result<Vec<_>, _>>()?;
+        let lease = Lease { addresses: addresses.clone(), host_ports: host_ports.to_vec(), linked: false };
+        let entry =
+            Entry::Give { id: id.to_owned(), address: addresses.into(), host_ports: host_ports.to_vec() };
         self.note(&entry);
         self.apply(entry);
-        self.leases.get(id).cloned().ok_or(Error::Exhausted(self.range.into()))
-    }
-
-    /// The first free address after the last one given, around the end of the range. The network's own, the gateway's and the
-    /// broadcast address are never given.
-    fn next_free(&self) -> Option<Ipv4Addr> {
-        let (first, end) = (u32::from(self.range.network()) + 2, u32::from(self.range.broadcast()));
-        let start = (u32::from(self.last) + 1).clamp(first, end);
-        (start..end)
-            .chain(first..start)
-            .map(Ipv4Addr::from)
-            .find(|address| !self.by_address.contains_key(address))
+        Ok(lease)
     }
 
     fn withdraw(&mut self, id: &str) {
-        if let Some(lease) = self.leases.remove(id) {
-            self.by_address.remove(&lease.address);
+        for address in self.leases.remove(id).into_iter().flat_map(|lease| lease.addresses) {
+            self.pools.iter_mut().for_each(|pool| drop(pool.taken.remove(&address)));
         }
     }
 
@@ -262,11 +303,27 @@ impl State {
     fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Give { id, address, host_ports } => {
-                if self.range.contains(&address) && !self.by_address.contains_key(&address) {
-                    self.by_address.insert(address, id.clone());
-                    self.leases.insert(id, Lease { address, host_ports, linked: false });
-                    self.last = address;
+                let addresses = Vec::from(address);
+                // A pod that was given addresses of another layout is not one of this network any more. One that has fewer
+                // families than there are now keeps what it has, as long as its link can be named after it.
+                let pool_of = |address| self.pools.iter().position(|pool| pool.range.contains(address));
+                let places: Option<Vec<usize>> = addresses.iter().map(pool_of).collect();
+                let Some(places) = places.filter(|places| !places.is_empty()) else { return };
+                let naming =
+                    self.pools.iter().position(|pool| pool.range.addr().is_ipv4()).unwrap_or_default();
+                let taken = |(place, address): (&usize, &IpAddr)| {
+                    self.pools.get(*place).is_some_and(|pool| pool.taken.contains_key(address))
+                };
+                if !places.contains(&naming) || places.iter().zip(&addresses).any(taken) {
+                    return;
                 }
+                for (place, address) in places.iter().zip(&addresses) {
+                    if let Some(pool) = self.pools.get_mut(*place) {
+                        pool.taken.insert(*address, id.clone());
+                        pool.last = *address;
+                    }
+                }
+                self.leases.insert(id, Lease { addresses, host_ports, linked: false });
             }
             Entry::Linked { id } => {
                 if let Some(lease) = self.leases.get_mut(&id) {
@@ -274,7 +331,13 @@ impl State {
                 }
             }
             Entry::Free { id } => self.withdraw(&id),
-            Entry::Last { address } => self.last = address,
+            Entry::Last { address } => {
+                for address in Vec::from(address) {
+                    for pool in self.pools.iter_mut().filter(|pool| pool.range.contains(&address)) {
+                        pool.last = address;
+                    }
+                }
+            }
         }
     }
 
@@ -291,13 +354,14 @@ impl State {
     fn snapshot(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (id, lease) in &self.leases {
-            let Lease { address, host_ports, linked } = lease.clone();
-            write_line(&mut out, &Entry::Give { id: id.clone(), address, host_ports });
+            let Lease { addresses, host_ports, linked } = lease.clone();
+            write_line(&mut out, &Entry::Give { id: id.clone(), address: addresses.into(), host_ports });
             if linked {
                 write_line(&mut out, &Entry::Linked { id: id.clone() });
             }
         }
-        write_line(&mut out, &Entry::Last { address: self.last });
+        let last: Vec<IpAddr> = self.pools.iter().map(|pool| pool.last).collect();
+        write_line(&mut out, &Entry::Last { address: last.into() });
         out
     }
 }
@@ -321,13 +385,21 @@ mod tests {
     use crate::{NetworkConfig, Protocol};
     use proptest::prelude::*;
 
-    fn layout(pod_range: &str) -> Layout {
+    fn layout(pod_ranges: &str) -> Layout {
+        let ranges =
+            |texts: &str| -> Vec<IpNet> { texts.split(',').map(|text| text.parse().unwrap()).collect() };
+        let of_pods = ranges(pod_ranges);
+        let fitting = |texts| -> Vec<IpNet> {
+            let mut all = ranges(texts);
+            all.retain(|range| of_pods.iter().any(|pods| pods.addr().is_ipv4() == range.addr().is_ipv4()));
+            all
+        };
         Layout::new(&NetworkConfig {
             instance: "test".into(),
-            pod_range: pod_range.parse().unwrap(),
-            cluster_range: "10.42.0.0/16".parse().unwrap(),
-            service_range: "10.43.0.0/16".parse().unwrap(),
-            dns_address: "10.43.0.10".parse().unwrap(),
+            cluster_ranges: fitting("10.42.0.0/16,fd42::/56"),
+            service_ranges: fitting("10.43.0.0/16,fd43::/112"),
+            dns_addresses: vec!["10.43.0.10".parse().unwrap(), "fd43::a".parse().unwrap()],
+            pod_ranges: of_pods.clone(),
             state_dir: "/nowhere".into(),
             mtu: None,
         })
@@ -343,16 +415,16 @@ mod tests {
     fn a_pod_keeps_its_address_and_a_freed_one_is_not_given_again_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let addresses = Addresses::open(&layout("10.42.0.0/29"), dir.path()).unwrap();
-        let first = addresses.give("a", &[]).unwrap().address;
-        assert_eq!(first.to_string(), "10.42.0.2");
-        assert_eq!(addresses.give("a", &[]).unwrap().address, first);
+        let first = addresses.give("a", &[]).unwrap().addresses;
+        assert_eq!(first, ["10.42.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(addresses.give("a", &[]).unwrap().addresses, first);
         addresses.free("a").unwrap();
-        assert_eq!(addresses.give("b", &[]).unwrap().address.to_string(), "10.42.0.3");
+        assert_eq!(addresses.give("b", &[]).unwrap().addresses[0].to_string(), "10.42.0.3");
         drop(addresses);
         // Not even after a restart.
         let addresses = Addresses::open(&layout("10.42.0.0/29"), dir.path()).unwrap();
-        assert_eq!(addresses.give("c", &[]).unwrap().address.to_string(), "10.42.0.4");
-        assert_eq!(addresses.give("b", &[]).unwrap().address.to_string(), "10.42.0.3");
+        assert_eq!(addresses.give("c", &[]).unwrap().addresses[0].to_string(), "10.42.0.4");
+        assert_eq!(addresses.give("b", &[]).unwrap().addresses[0].to_string(), "10.42.0.3");
     }
 
     #[test]
@@ -363,9 +435,9 @@ mod tests {
             addresses.give(id, &[]).unwrap();
         }
         assert!(matches!(addresses.give("f", &[]), Err(Error::Exhausted(_))));
-        let freed = addresses.get("c").unwrap().address;
+        let freed = addresses.get("c").unwrap().addresses;
         addresses.free("c").unwrap();
-        assert_eq!(addresses.give("f", &[]).unwrap().address, freed);
+        assert_eq!(addresses.give("f", &[]).unwrap().addresses, freed);
     }
 
     #[test]
@@ -405,6 +477,49 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_gets_one_address_of_each_family_and_gives_both_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout("10.42.0.0/24,fd42::/125");
+        let addresses = Addresses::open(&layout, dir.path()).unwrap();
+        let given = |lease: Lease| lease.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(given(addresses.give("a", &[]).unwrap()), ["10.42.0.2", "fd42::2"]);
+        for id in ["b", "c", "d", "e"] {
+            addresses.give(id, &[]).unwrap();
+        }
+        // The smaller range decides, and nothing is lost of the other one.
+        let error = addresses.give("f", &[]).unwrap_err().to_string();
+        assert!(error.contains("fd42::/125"), "{error}");
+        addresses.free("a").unwrap();
+        drop(addresses);
+        let addresses = Addresses::open(&layout, dir.path()).unwrap();
+        assert_eq!(given(addresses.give("f", &[]).unwrap()), ["10.42.0.7", "fd42::2"]);
+    }
+
+    #[test]
+    fn a_journal_of_a_version_with_one_family_is_read_and_its_pods_stay_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = "{\"give\":{\"id\":\"a\",\"address\":\"10.42.0.5\",\"host_ports\":[]}}\n\
+                   {\"linked\":{\"id\":\"a\"}}\n{\"last\":{\"address\":\"10.42.0.7\"}}\n";
+        fs::write(dir.path().join(JOURNAL), old).unwrap();
+        let layout = layout("fd42::/64,10.42.0.0/24");
+        let addresses = Addresses::open(&layout, dir.path()).unwrap();
+        let lease = addresses.give("a", &[]).unwrap();
+        assert!(lease.linked);
+        assert_eq!(lease.addresses, ["10.42.0.5".parse::<IpAddr>().unwrap()]);
+        let new = addresses.give("b", &[]).unwrap().addresses;
+        assert_eq!(new, ["fd42::2", "10.42.0.8"].map(|text| text.parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn a_journal_of_one_family_reads_as_it_always_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let addresses = Addresses::open(&layout("10.42.0.0/24"), dir.path()).unwrap();
+        addresses.give("a", &[]).unwrap();
+        let text = fs::read_to_string(dir.path().join(JOURNAL)).unwrap();
+        assert!(text.contains("\"address\":\"10.42.0.2\""), "{text}");
+    }
+
+    #[test]
     fn the_journal_does_not_grow_without_end() {
         let dir = tempfile::tempdir().unwrap();
         let addresses = Addresses::open(&layout("10.42.0.0/24"), dir.path()).unwrap();
@@ -423,9 +538,9 @@ mod tests {
             steps in proptest::collection::vec((0u8..12, 0u8..4), 1..60),
         ) {
             let dir = tempfile::tempdir().unwrap();
-            let layout = layout("10.42.0.0/28");
+            let layout = layout("10.42.0.0/28,fd42::/64");
             let mut addresses = Addresses::open(&layout, dir.path()).unwrap();
-            let mut model: BTreeMap<String, Ipv4Addr> = BTreeMap::new();
+            let mut model: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
             for (pod, step) in steps {
                 let id = pod.to_string();
                 match step {
@@ -435,17 +550,17 @@ mod tests {
                     }
                     1 => addresses = Addresses::open(&layout, dir.path()).unwrap(),
                     _ => {
-                        let given = addresses.give(&id, &[]).unwrap().address;
+                        let given = addresses.give(&id, &[]).unwrap().addresses;
                         if let Some(known) = model.get(&id) {
-                            prop_assert_eq!(*known, given);
+                            prop_assert_eq!(known, &given);
                         } else {
-                            prop_assert!(!model.values().any(|used| *used == given));
+                            prop_assert!(!model.values().flatten().any(|used| given.contains(used)));
                             model.insert(id, given);
                         }
                     }
                 }
-                let all: BTreeMap<String, Ipv4Addr> =
-                    addresses.all().into_iter().map(|(id, lease)| (id, lease.address)).collect();
+                let all: BTreeMap<String, Vec<IpAddr>> =
+                    addresses.all().into_iter().map(|(id, lease)| (id, lease.addresses)).collect();
                 prop_assert_eq!(&all, &model);
             }
         }

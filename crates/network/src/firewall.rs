@@ -1,78 +1,100 @@
-//! The rules in force and the rules wanted: takes service ports and host ports, and brings the kernel's table to them by the
+//! The rules in force and the rules wanted: takes service ports and host ports, and brings the kernel's tables to them by the
 //! smallest change. It encodes nothing itself.
 
 use crate::{
     Error, HostPort, ServicePort,
+    family::Family,
     layout::Layout,
     netlink::{Links, Table, delete_stale_udp_flows},
-    ruleset::{Map, Ruleset},
-    service_rules::{changed_udp_targets, host_port_rules, service_rules},
+    ruleset::Ruleset,
+    service_rules::{News, ServiceRules},
 };
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-/// The firewall of one node.
+/// The firewall of one node: a table for each address family.
 pub(crate) struct Firewall {
-    layout: Layout,
+    sides: Vec<Side>,
+}
+
+struct Side {
+    family: Family,
     table: Table,
-    /// What the kernel has.
-    applied: Ruleset,
-    /// What is wanted for Services; what was found until they are told for the first time.
-    services: Ruleset,
-    /// What is wanted for host ports.
-    host_ports: Ruleset,
+    rules: ServiceRules,
+    /// The kernel has something else than it should: the table must be made anew.
+    doubtful: bool,
 }
 
 impl Firewall {
-    /// Takes over the table that is there, with its rules, or makes an empty one.
+    /// Takes over the tables that are there, with their rules, or makes empty ones. A table of a family that the network does
+    /// not have any more goes.
     pub async fn open(layout: &Layout) -> Result<Self, Error> {
-        let table = Table::open(layout)?;
-        let applied = match table.read().await? {
-            Some(rules) => rules,
-            None => {
-                table.rebuild(&Ruleset::default()).await?;
-                Ruleset::default()
-            }
-        };
-        let services = applied.without(&[Map::HostPorts, Map::HostAddressPorts]);
-        Ok(Self { layout: layout.clone(), table, applied, services, host_ports: Ruleset::default() })
+        let mut sides = Vec::new();
+        for family in Family::ALL {
+            let Some(side) = layout.side(family) else {
+                Table::remove(&layout.instance, family).await?;
+                continue;
+            };
+            let table = Table::open(&layout.instance, side)?;
+            let found = match table.read().await? {
+                Some(rules) => rules,
+                None => {
+                    table.rebuild(&Ruleset::default()).await?;
+                    Ruleset::default()
+                }
+            };
+            let rules = ServiceRules::new(side.clone(), found);
+            sides.push(Side { family, table, rules, doubtful: false });
+        }
+        Ok(Self { sides })
     }
 
     /// Sets the host ports of all pods on this node.
     pub async fn set_host_ports(
         &mut self,
         links: &Links,
-        pods: &[(Ipv4Addr, Vec<HostPort>)],
+        pods: &[(IpAddr, Vec<HostPort>)],
     ) -> Result<(), Error> {
-        self.host_ports = host_port_rules(pods.iter().map(|(address, ports)| (*address, ports.as_slice())));
-        self.reconcile(links).await
+        for side in &mut self.sides {
+            let news =
+                side.rules.set_host_ports(pods.iter().map(|(address, ports)| (*address, ports.as_slice())));
+            side.carry_out(links, news).await?;
+        }
+        Ok(())
     }
 
     /// Sets the services.
     pub async fn set_services(&mut self, links: &Links, services: &[ServicePort]) -> Result<(), Error> {
-        self.services = service_rules(&self.layout, services, &self.applied);
-        self.reconcile(links).await
+        for side in &mut self.sides {
+            let news = side.rules.set_services(services);
+            side.carry_out(links, news).await?;
+        }
+        Ok(())
     }
+}
 
-    async fn reconcile(&mut self, links: &Links) -> Result<(), Error> {
-        let wanted = self.services.union(&self.host_ports);
-        let change = self.applied.change_to(&wanted);
-        if change.is_empty() {
+impl Side {
+    async fn carry_out(&mut self, links: &Links, news: News) -> Result<(), Error> {
+        if news.change.is_empty() && !self.doubtful {
             return Ok(());
         }
-        if let Err(error) = self.table.apply(&change).await {
+        let applied = if self.doubtful {
+            self.table.rebuild(self.rules.rules()).await
+        } else if let Err(error) = self.table.apply(&news.change).await {
             // Somebody else changed or removed the table: it is ours alone, so make it right as a whole.
             tracing::warn!(%error, "the service rules were changed by somebody else; building them anew");
-            self.table.rebuild(&wanted).await?;
-        }
-        if change.loses_sticky_endpoint(&self.applied)
-            && let Err(error) = self.table.forget_stale_affinities(&wanted).await
+            self.table.rebuild(self.rules.rules()).await
+        } else {
+            Ok(())
+        };
+        self.doubtful = applied.is_err();
+        applied?;
+        if !news.stale_affinities.is_empty()
+            && let Err(error) = self.table.forget_affinities(&news.stale_affinities).await
         {
             tracing::warn!(%error, "clients with session affinity may be sent to endpoints that are gone");
         }
-        let stale = changed_udp_targets(&self.applied, &wanted);
-        self.applied = wanted;
-        if !stale.is_empty()
-            && let Err(error) = delete_stale_udp_flows(links, &stale).await
+        if !news.stale_udp.is_empty()
+            && let Err(error) = delete_stale_udp_flows(links, self.family, &news.stale_udp).await
         {
             tracing::warn!(%error, "UDP clients may keep sending to endpoints that are gone");
         }

@@ -1,43 +1,44 @@
 //! What follows from a [`NetworkConfig`]: names, addresses, and whether the ranges make sense together. Pure.
 
-use crate::{Error, NetworkConfig};
-use ipnet::{IpNet, Ipv4Net};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::{
+    Error, NetworkConfig,
+    family::{Family, nth, offset},
+};
+use ipnet::IpNet;
+use std::net::IpAddr;
 
-/// A configuration that is known to be consistent. IPv4 for now: an `ip6` twin of the table and of the ranges fits beside it.
+/// What the network is in one address family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
-    /// Tells apart several Orlops on one machine.
-    pub instance: String,
+pub(crate) struct Side {
     /// This node's pods.
-    pub pod_range: Ipv4Net,
+    pub pod_range: IpNet,
     /// All pods of the cluster.
-    pub cluster_range: Ipv4Net,
+    pub cluster_range: IpNet,
     /// ClusterIPs.
-    pub service_range: Ipv4Net,
+    pub service_range: IpNet,
     /// The cluster's DNS, an address of this node.
-    pub dns_address: Ipv4Addr,
+    pub dns_address: IpAddr,
 }
 
-impl Layout {
-    /// Checks a configuration.
-    pub fn new(config: &NetworkConfig) -> Result<Self, Error> {
-        check_instance(&config.instance)?;
-        let layout = Self {
-            instance: config.instance.clone(),
-            pod_range: v4(config.pod_range, "pod range")?,
-            cluster_range: v4(config.cluster_range, "cluster range")?,
-            service_range: v4(config.service_range, "service range")?,
-            dns_address: match config.dns_address {
-                IpAddr::V4(address) => address,
-                IpAddr::V6(address) => {
-                    return Err(Error::Config(format!("DNS address {address} is not IPv4")));
-                }
-            },
+impl Side {
+    /// Which family.
+    pub fn family(&self) -> Family {
+        Family::of(self.dns_address)
+    }
+
+    /// The node's own address in the pod network.
+    pub fn gateway(&self) -> IpAddr {
+        nth(self.pod_range, 1)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let Self { pod_range, cluster_range, service_range, dns_address } = self;
+        let (from, to) = match self.family() {
+            Family::V4 => (16, 29),
+            Family::V6 => (48, 125),
         };
-        let Self { pod_range, cluster_range, service_range, dns_address, .. } = &layout;
-        if !(16..=29).contains(&pod_range.prefix_len()) {
-            return Err(Error::Config(format!("pod range {pod_range} must be a /16 to a /29")));
+        if !(from..=to).contains(&pod_range.prefix_len()) {
+            return Err(Error::Config(format!("pod range {pod_range} must be a /{from} to a /{to}")));
         }
         if !cluster_range.contains(pod_range) {
             return Err(Error::Config(format!(
@@ -54,34 +55,88 @@ impl Layout {
                 "DNS address {dns_address} is inside the cluster range {cluster_range}"
             )));
         }
-        Ok(layout)
+        Ok(())
+    }
+}
+
+/// A configuration that is known to be consistent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Tells apart several Orlops on one machine.
+    pub instance: String,
+    /// One or both families, the primary one first.
+    pub sides: Vec<Side>,
+}
+
+impl Layout {
+    /// Checks a configuration.
+    pub fn new(config: &NetworkConfig) -> Result<Self, Error> {
+        check_instance(&config.instance)?;
+        let mut sides = Vec::new();
+        for pod_range in &config.pod_ranges {
+            let family = Family::of(pod_range.addr());
+            let one = |ranges: &[IpNet], what: &str| -> Result<IpNet, Error> {
+                let mut found = ranges.iter().filter(|range| Family::of(range.addr()) == family);
+                match (found.next(), found.next()) {
+                    (Some(range), None) => Ok(range.trunc()),
+                    (None, _) => Err(Error::Config(format!(
+                        "pod range {pod_range} has no {what} of its address family"
+                    ))),
+                    (Some(one), Some(other)) => {
+                        Err(Error::Config(format!("{what}s {one} and {other} are of one address family")))
+                    }
+                }
+            };
+            let dns = config.dns_addresses.iter().find(|address| Family::of(**address) == family);
+            let side = Side {
+                pod_range: one(&config.pod_ranges, "pod range")?,
+                cluster_range: one(&config.cluster_ranges, "cluster range")?,
+                service_range: one(&config.service_ranges, "service range")?,
+                dns_address: *dns.ok_or_else(|| {
+                    Error::Config(format!("pod range {pod_range} has no DNS address of its address family"))
+                })?,
+            };
+            side.check()?;
+            sides.push(side);
+        }
+        let lonely = config
+            .cluster_ranges
+            .iter()
+            .chain(&config.service_ranges)
+            .find(|range| sides.iter().all(|side: &Side| side.family() != Family::of(range.addr())));
+        if let Some(range) = lonely {
+            return Err(Error::Config(format!("{range} has no pod range of its address family")));
+        }
+        if sides.is_empty() {
+            return Err(Error::Config("there is no pod range".into()));
+        }
+        Ok(Self { instance: config.instance.clone(), sides })
     }
 
-    /// The node's own link in the pod network.
+    /// The network in one family.
+    pub fn side(&self, family: Family) -> Option<&Side> {
+        self.sides.iter().find(|side| side.family() == family)
+    }
+
+    /// The node's own link in the pod network. The nftables table of each family has the same name.
     pub fn node_link(&self) -> String {
         node_link_name(&self.instance)
     }
 
-    /// The nftables table.
-    pub fn table(&self) -> String {
-        node_link_name(&self.instance)
-    }
-
-    /// The node's own address there.
-    pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.pod_range.network()) + 1)
-    }
-
-    /// The host's end of the link of the pod that has `address`.
-    pub fn host_link(&self, address: Ipv4Addr) -> String {
-        let offset = u32::from(address) - u32::from(self.pod_range.network());
-        format!("{}{offset:04x}", link_prefix(&self.instance))
+    /// The host's end of the link of the pod that has these addresses. It is named after the IPv4 address where there is one.
+    pub fn host_link(&self, addresses: &[IpAddr]) -> String {
+        let named = Family::ALL
+            .into_iter()
+            .find_map(|family| self.side(family))
+            .and_then(|side| addresses.iter().find_map(|address| offset(side.pod_range, *address)));
+        format!("{}{:04x}", link_prefix(&self.instance), named.unwrap_or_default())
     }
 
     /// Which of our ranges a route of this machine collides with, by name.
-    pub fn collision(&self, route: Ipv4Net) -> Option<(&'static str, Ipv4Net)> {
-        [("pod range", self.pod_range), ("service range", self.service_range)]
-            .into_iter()
+    pub fn collision(&self, route: IpNet) -> Option<(&'static str, IpNet)> {
+        self.sides
+            .iter()
+            .flat_map(|side| [("pod range", side.pod_range), ("service range", side.service_range)])
             .find(|(_, range)| route.prefix_len() > 0 && overlap(*range, route))
     }
 }
@@ -113,14 +168,7 @@ pub(crate) fn check_instance(instance: &str) -> Result<(), Error> {
     }
 }
 
-fn v4(range: IpNet, what: &str) -> Result<Ipv4Net, Error> {
-    match range {
-        IpNet::V4(range) => Ok(range.trunc()),
-        IpNet::V6(range) => Err(Error::Config(format!("{what} {range} is not IPv4"))),
-    }
-}
-
-fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 
@@ -128,40 +176,78 @@ fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
 mod tests {
     use super::*;
 
+    fn ranges<const N: usize>(texts: [&str; N]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
     fn config() -> NetworkConfig {
         NetworkConfig {
             instance: "test".into(),
-            pod_range: "10.42.0.0/24".parse().unwrap(),
-            cluster_range: "10.42.0.0/16".parse().unwrap(),
-            service_range: "10.43.0.0/16".parse().unwrap(),
-            dns_address: "10.43.0.10".parse().unwrap(),
+            pod_ranges: ranges(["10.42.0.0/24", "fd42::/64"]),
+            cluster_ranges: ranges(["10.42.0.0/16", "fd42::/56"]),
+            service_ranges: ranges(["10.43.0.0/16", "fd43::/112"]),
+            dns_addresses: vec!["10.43.0.10".parse().unwrap(), "fd43::a".parse().unwrap()],
             state_dir: "/nowhere".into(),
             mtu: None,
         }
+    }
+
+    fn only(family: Family) -> NetworkConfig {
+        let mut config = config();
+        for ranges in [&mut config.pod_ranges, &mut config.cluster_ranges, &mut config.service_ranges] {
+            ranges.retain(|range| Family::of(range.addr()) == family);
+        }
+        config
     }
 
     #[test]
     fn names_fit_the_kernels_fifteen_characters() {
         let layout = Layout::new(&NetworkConfig { instance: "abcdefgh".into(), ..config() }).unwrap();
         assert_eq!(layout.node_link(), "orlop-abcdefgh");
-        let link = layout.host_link("10.42.0.254".parse().unwrap());
+        let link = layout.host_link(&["fd42::7".parse().unwrap(), "10.42.0.254".parse().unwrap()]);
         assert_eq!(link, "v-abcdefgh-00fe");
         assert!(is_pod_link("abcdefgh", &link));
         assert!(!is_pod_link("abc", &link));
+        let layout = Layout::new(&only(Family::V6)).unwrap();
+        assert_eq!(layout.host_link(&["fd42::ff02".parse().unwrap()]), "v-test-ff02");
+    }
+
+    #[test]
+    fn each_family_alone_and_both_in_either_order_are_a_network() {
+        assert_eq!(Layout::new(&only(Family::V4)).unwrap().sides.len(), 1);
+        assert_eq!(Layout::new(&only(Family::V6)).unwrap().sides[0].gateway().to_string(), "fd42::1");
+        let mut turned = config();
+        turned.pod_ranges.reverse();
+        let families: Vec<_> = Layout::new(&turned).unwrap().sides.iter().map(Side::family).collect();
+        assert_eq!(families, [Family::V6, Family::V4]);
     }
 
     #[test]
     fn ranges_that_do_not_fit_are_refused_by_name() {
+        let pods = |text| NetworkConfig { pod_ranges: ranges([text, "fd42::/64"]), ..config() };
         let cases = [
-            (NetworkConfig { pod_range: "10.42.0.0/30".parse().unwrap(), ..config() }, "/16 to a /29"),
+            (pods("10.42.0.0/30"), "/16 to a /29"),
+            (pods("10.44.0.0/24"), "not inside the cluster range"),
+            (pods("fd42:0:0:1::/64"), "of one address family"),
+            (NetworkConfig { service_ranges: ranges(["10.42.7.0/24", "fd43::/112"]), ..config() }, "overlap"),
+            (NetworkConfig { service_ranges: ranges(["10.43.0.0/16", "fd42::/112"]), ..config() }, "overlap"),
             (
-                NetworkConfig { pod_range: "10.44.0.0/24".parse().unwrap(), ..config() },
-                "not inside the cluster range",
+                NetworkConfig { service_ranges: ranges(["fd43::/112"]), ..config() },
+                "10.42.0.0/24 has no service range",
             ),
-            (NetworkConfig { service_range: "10.42.7.0/24".parse().unwrap(), ..config() }, "overlap"),
-            (NetworkConfig { service_range: "fd00::/112".parse().unwrap(), ..config() }, "not IPv4"),
             (
-                NetworkConfig { dns_address: "10.42.0.10".parse().unwrap(), ..config() },
+                NetworkConfig { pod_ranges: ranges(["10.42.0.0/24"]), ..config() },
+                "fd42::/56 has no pod range",
+            ),
+            (
+                NetworkConfig { dns_addresses: vec!["fd43::a".parse().unwrap()], ..config() },
+                "has no DNS address",
+            ),
+            (
+                NetworkConfig {
+                    dns_addresses: vec!["10.42.0.10".parse().unwrap(), "fd43::a".parse().unwrap()],
+                    ..config()
+                },
                 "inside the cluster range",
             ),
             (NetworkConfig { instance: "Toolongname".into(), ..config() }, "1 to 8"),
@@ -177,9 +263,11 @@ mod tests {
         let layout = Layout::new(&config()).unwrap();
         let collision = |route: &str| layout.collision(route.parse().unwrap()).map(|(which, _)| which);
         assert_eq!(collision("0.0.0.0/0"), None);
+        assert_eq!(collision("::/0"), None);
         assert_eq!(collision("10.42.0.128/25"), Some("pod range"));
         assert_eq!(collision("10.0.0.0/8"), Some("pod range"));
         assert_eq!(collision("10.43.1.0/24"), Some("service range"));
+        assert_eq!(collision("fd43::/120"), Some("service range"));
         assert_eq!(collision("192.168.0.0/16"), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
@@ -12,14 +12,15 @@ pub struct NetworkConfig {
     /// Tells apart the links, tables and rules of several Orlops on one machine: 1 to 8 of [a-z0-9]. The node's
     /// link and the nftables table are `orlop-INSTANCE`, the pods' links `v-INSTANCE-XXXX`.
     pub instance: String,
-    /// This node's range of pod addresses; the first one is the node's own.
-    pub pod_range: IpNet,
-    /// The whole cluster's pod range: traffic inside it is not masqueraded.
-    pub cluster_range: IpNet,
-    /// Range of ClusterIPs.
-    pub service_range: IpNet,
-    /// Address of the cluster's DNS, put onto the node's link so that the binary can listen on it.
-    pub dns_address: IpAddr,
+    /// This node's ranges of pod addresses, at most one a family, the primary family first. The first address of each is the
+    /// node's own.
+    pub pod_ranges: Vec<IpNet>,
+    /// The whole cluster's pod ranges, of the same families: traffic inside them is not masqueraded.
+    pub cluster_ranges: Vec<IpNet>,
+    /// Ranges of ClusterIPs, of the same families.
+    pub service_ranges: Vec<IpNet>,
+    /// Addresses of the cluster's DNS, one a family, put onto the node's link so that the binary can listen on them.
+    pub dns_addresses: Vec<IpAddr>,
     /// Where allocations are remembered.
     pub state_dir: PathBuf,
     /// MTU of pod links; `None` takes that of the default route's link.
@@ -64,8 +65,8 @@ pub struct PodLink {
 /// What a pod got.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodAddress {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its addresses, one of each family that the network had then; the primary one first.
+    pub addresses: Vec<IpAddr>,
     /// Name of the link on the host.
     pub host_link: String,
 }
@@ -77,6 +78,19 @@ pub struct Endpoint {
     pub to: SocketAddr,
     /// Whether it runs on this node.
     pub local: bool,
+    /// Its share of the traffic, in relation to those of the others; at least 1 and at most [`Endpoint::MAX_WEIGHT`].
+    pub weight: u16,
+}
+
+impl Endpoint {
+    /// The most that an endpoint may weigh: it takes so many slots.
+    pub const MAX_WEIGHT: u16 = 100;
+
+    /// One that weighs what others do.
+    #[must_use]
+    pub fn new(to: SocketAddr, local: bool) -> Self {
+        Self { to, local, weight: 1 }
+    }
 }
 
 /// One port of one Service, with its endpoints already chosen (ready ones; terminating ones if there are no others).
@@ -90,19 +104,26 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Addresses inside the cluster: the ClusterIPs.
     pub cluster_addresses: Vec<IpAddr>,
-    /// Addresses that clients outside use too: external IPs and load balancer IPs.
+    /// Addresses that clients outside use too: external IPs.
     pub external_addresses: Vec<IpAddr>,
+    /// The same, given by a load balancer: of clients only those of `source_ranges` are let through.
+    pub balancer_addresses: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`; none: everybody.
+    pub source_ranges: Vec<IpNet>,
     /// Port on those addresses.
     pub port: u16,
     /// Port on the node's own addresses.
     pub node_port: Option<u16>,
-    /// Where traffic from inside goes.
+    /// All that may answer, wherever they run: where traffic from inside to the node port and the external addresses goes.
     pub endpoints: Vec<Endpoint>,
-    /// Where traffic from outside goes (node port and external addresses).
+    /// Where traffic to the cluster addresses goes (`internalTrafficPolicy`).
+    pub internal_endpoints: Vec<Endpoint>,
+    /// Where traffic from outside to the node port and the external addresses goes (`externalTrafficPolicy`). Of `Local` policy
+    /// the client's address is kept.
+    ///
+    /// Traffic that finds no endpoint here, while there are some elsewhere, is dropped, not refused, so that a load balancer's
+    /// client tries again elsewhere.
     pub external_endpoints: Vec<Endpoint>,
-    /// `externalTrafficPolicy: Local`: traffic from outside that finds no endpoint here is dropped, not refused, so that a
-    /// load balancer's client tries again elsewhere. The client's address is kept.
-    pub external_local: bool,
     /// Seconds that a client keeps its endpoint (`sessionAffinity: ClientIP`).
     pub affinity_seconds: Option<u32>,
 }

@@ -4,14 +4,17 @@
 use crate::{
     Error, NetworkConfig, PodAddress, PodLink, ServicePort,
     addresses::{Addresses, Lease, forget},
+    announce::Announcer,
+    family::Family,
     firewall::Firewall,
-    layout::{Layout, check_instance, node_link_name},
-    netlink::{Links, PodEnds, Table},
+    layout::{Layout, Side, check_instance, node_link_name},
+    mesh::Mesh,
+    netlink::{Links, PodEnds, PolicyTable, Table},
     sysctl,
 };
 use std::{
-    collections::{HashMap, HashSet},
-    net::Ipv4Addr,
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,6 +28,7 @@ pub struct Network {
     links: Links,
     addresses: Arc<Addresses>,
     firewall: Mutex<Firewall>,
+    announcer: Mutex<Announcer>,
     /// One lock for each pod that is being attached or detached.
     busy: parking_lot::Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
@@ -40,7 +44,7 @@ impl Network {
         let links = Links::open()?;
         links.check_routes(&layout).await?;
         let addresses = Addresses::open(&layout, &config.state_dir)?;
-        sysctl::enable_forwarding(&config.state_dir)?;
+        sysctl::enable_forwarding(&layout, &config.state_dir)?;
         let mtu = match config.mtu {
             Some(mtu) => mtu,
             None => links.uplink_mtu().await?,
@@ -54,22 +58,23 @@ impl Network {
             links,
             addresses: Arc::new(addresses),
             firewall: Mutex::new(firewall),
+            announcer: Mutex::default(),
             busy: parking_lot::Mutex::default(),
         };
         network.apply_host_ports().await?;
         Ok(network)
     }
 
-    /// Gives a pod its address, its `eth0` and its host ports. Calling it again for the same id changes nothing and returns
-    /// the same address.
+    /// Gives a pod its addresses, its `eth0` and its host ports. Calling it again for the same id changes nothing and returns
+    /// the same addresses.
     ///
     /// # Errors
     /// [`Error::Exhausted`], [`Error::HostPortTaken`], kernel and disk errors. Nothing is kept of a failed attempt.
     pub async fn attach(&self, link: PodLink) -> Result<PodAddress, Error> {
         self.alone(&link.id, async {
             let lease = self.give(&link).await?;
-            let host_link = self.layout.host_link(lease.address);
-            let done = PodAddress { address: lease.address, host_link: host_link.clone() };
+            let host_link = self.layout.host_link(&lease.addresses);
+            let done = PodAddress { addresses: lease.addresses.clone(), host_link: host_link.clone() };
             if lease.linked && self.links.exists(&host_link).await? {
                 return Ok(done);
             }
@@ -105,7 +110,7 @@ impl Network {
             self.detach(id).await?;
         }
         let known: HashSet<String> =
-            self.addresses.all().values().map(|lease| self.layout.host_link(lease.address)).collect();
+            self.addresses.all().values().map(|lease| self.layout.host_link(&lease.addresses)).collect();
         for link in self.links.pod_links(&self.layout.instance).await? {
             if !known.contains(&link) {
                 self.links.remove(&link).await?;
@@ -122,10 +127,25 @@ impl Network {
         self.firewall.lock().await.set_services(&self.links, &services).await
     }
 
-    /// The pods' gateway: this node as pods see it.
+    /// Answers for these load balancer addresses on the links of this machine, and for no others, until this is dropped: their
+    /// packets come here. What has no Service behind it is unreachable, not this machine's.
+    ///
+    /// # Errors
+    /// Kernel errors; an address that no link leads to is a warning.
+    pub async fn announce(&self, addresses: BTreeSet<IpAddr>) -> Result<(), Error> {
+        let mut announcer = self.announcer.lock().await;
+        if addresses.is_empty() && announcer.is_idle() {
+            return Ok(());
+        }
+        let uplinks = self.links.uplinks(&self.layout, &addresses).await?;
+        self.links.divert(&self.layout, &addresses).await?;
+        announcer.set(&uplinks)
+    }
+
+    /// The pods' gateways, one a family, the primary first: this node as pods see it.
     #[must_use]
-    pub fn gateway(&self) -> Ipv4Addr {
-        self.layout.gateway()
+    pub fn gateways(&self) -> Vec<IpAddr> {
+        self.layout.sides.iter().map(Side::gateway).collect()
     }
 
     /// Removes all that this network made, and its memory of it.
@@ -143,7 +163,10 @@ impl Network {
     pub async fn remove_all(instance: &str, state_dir: &Path) -> Result<(), Error> {
         check_instance(instance)?;
         let links = Links::open()?;
-        let mut outcomes = vec![Table::remove(instance).await];
+        let mut outcomes = vec![PolicyTable::remove(instance).await];
+        for family in Family::ALL {
+            outcomes.push(Table::remove(instance, family).await);
+        }
         match links.pod_links(instance).await {
             Ok(names) => {
                 for name in names {
@@ -152,6 +175,7 @@ impl Network {
             }
             Err(error) => outcomes.push(Err(error)),
         }
+        outcomes.push(Mesh::remove_all(instance, state_dir).await);
         outcomes.push(links.remove(&node_link_name(instance)).await);
         let others = links.any_node_link().await.unwrap_or(true);
         outcomes.push(sysctl::restore_forwarding(state_dir, others));
@@ -170,8 +194,8 @@ impl Network {
         let ends = PodEnds {
             host_link,
             netns: &link.netns,
-            address: lease.address,
-            gateway: self.layout.gateway(),
+            addresses: &lease.addresses,
+            layout: &self.layout,
             mtu: self.mtu,
         };
         self.links.link_pod(ends).await?;
@@ -183,7 +207,7 @@ impl Network {
 
     async fn release(&self, id: &str) -> Result<(), Error> {
         let Some(lease) = self.addresses.get(id) else { return Ok(()) };
-        self.links.remove(&self.layout.host_link(lease.address)).await?;
+        self.links.remove(&self.layout.host_link(&lease.addresses)).await?;
         let (addresses, id) = (self.addresses.clone(), id.to_owned());
         on_disk(move || addresses.free(&id)).await?;
         if !lease.host_ports.is_empty() {
@@ -199,7 +223,9 @@ impl Network {
             .all()
             .into_values()
             .filter(|lease| !lease.host_ports.is_empty())
-            .map(|lease| (lease.address, lease.host_ports))
+            .flat_map(|lease| {
+                lease.addresses.into_iter().map(move |address| (address, lease.host_ports.clone()))
+            })
             .collect();
         firewall.set_host_ports(&self.links, &pods).await
     }

@@ -1,19 +1,20 @@
-//! The service rules as data: maps of the nftables table with their elements, how two states differ, and how they read.
-//! Pure; it knows neither Services nor netlink.
+//! The service rules of one address family as data: maps of the nftables table with their elements, what a change is, and how
+//! they read. Pure; it knows neither Services nor netlink.
 //!
 //! A packet's first lookup (destination, protocol, port) yields a verdict: which chain picks the endpoint. That chain is
 //! shared by all targets with the same number of endpoints; it draws a random slot below that number, and looks up (target,
 //! slot) for the endpoint. So a packet costs the same with one service as with ten thousand, and a changed endpoint changes a
-//! handful of elements.
+//! handful of elements. An endpoint that weighs more has more slots.
 //!
 //! A sticky target's chain asks the dynamic map of affinities first. It is filled where the packet leaves, from what the
 //! connection was opened to and where it was sent; targets in [`Map::Sticky`] say for how long.
 
 use crate::Protocol;
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 /// Where a packet's target is looked up. "Outside" tables hold only what differs from "inside" and are asked first, for
@@ -69,11 +70,13 @@ pub(crate) enum Map {
     Hairpin,
     /// Endpoints elsewhere: replies must come back through this node.
     Remote,
+    /// Target to the chain that lets only some sources through.
+    Guards,
 }
 
 impl Map {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Verdicts(Lookup::Inside),
         Self::Verdicts(Lookup::Outside),
         Self::Verdicts(Lookup::InsideNode),
@@ -88,6 +91,7 @@ impl Map {
         Self::HostPorts,
         Self::Hairpin,
         Self::Remote,
+        Self::Guards,
     ];
 
     /// Its name in the kernel.
@@ -101,6 +105,7 @@ impl Map {
             Self::HostPorts => "host-ports".into(),
             Self::Hairpin => "hairpin".into(),
             Self::Remote => "remote".into(),
+            Self::Guards => "guards".into(),
         }
     }
 }
@@ -109,15 +114,15 @@ impl Map {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
     /// A destination.
-    Target(Ipv4Addr, Protocol, u16),
+    Target(IpAddr, Protocol, u16),
     /// A slot of a destination.
-    TargetSlot(Ipv4Addr, Protocol, u16, u32),
+    TargetSlot(IpAddr, Protocol, u16, u32),
     /// A port of this node.
     Port(Protocol, u16),
     /// A slot of a port of this node.
     PortSlot(Protocol, u16, u32),
     /// An address, as source and as destination.
-    Twice(Ipv4Addr),
+    Twice(IpAddr),
 }
 
 impl Key {
@@ -126,6 +131,15 @@ impl Key {
         match self {
             Self::Target(address, protocol, port) => Self::TargetSlot(address, protocol, port, slot),
             Self::Port(protocol, port) => Self::PortSlot(protocol, port, slot),
+            other => other,
+        }
+    }
+
+    /// The target that a slot is of.
+    pub fn target(self) -> Self {
+        match self {
+            Self::TargetSlot(address, protocol, port, _) => Self::Target(address, protocol, port),
+            Self::PortSlot(protocol, port, _) => Self::Port(protocol, port),
             other => other,
         }
     }
@@ -149,6 +163,16 @@ pub(crate) enum Branch {
     Pick(Pick),
     /// Remembers the endpoint of a client for so many seconds.
     Remember(u32),
+    /// Drops what comes from elsewhere than certain ranges. They are told apart by their [`digest`].
+    Sources(u64),
+}
+
+/// What names a list of ranges: the same ones have the same name in every run (FNV-1a).
+pub(crate) fn digest(ranges: &[IpNet]) -> u64 {
+    ranges
+        .iter()
+        .flat_map(|range| format!("{range},").into_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 impl fmt::Display for Branch {
@@ -158,6 +182,7 @@ impl fmt::Display for Branch {
                 write!(out, "pick-{}-{count}{}", lookup.name(), if *sticky { "-sticky" } else { "" })
             }
             Self::Remember(seconds) => write!(out, "remember-{seconds}"),
+            Self::Sources(digest) => write!(out, "sources-{digest:016x}"),
         }
     }
 }
@@ -168,6 +193,9 @@ impl std::str::FromStr for Branch {
     fn from_str(text: &str) -> Result<Self, ()> {
         if let Some(seconds) = text.strip_prefix("remember-") {
             return seconds.parse().map(Self::Remember).map_err(drop);
+        }
+        if let Some(digest) = text.strip_prefix("sources-") {
+            return u64::from_str_radix(digest, 16).map(Self::Sources).map_err(drop);
         }
         let rest = text.strip_prefix("pick-").ok_or(())?;
         let (rest, sticky) = rest.strip_suffix("-sticky").map_or((rest, false), |rest| (rest, true));
@@ -189,7 +217,17 @@ pub(crate) enum Value {
     /// Verdict: no answer.
     Drop,
     /// An endpoint.
-    Endpoint(Ipv4Addr, u16),
+    Endpoint(IpAddr, u16),
+}
+
+impl Value {
+    /// The address of an endpoint.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Endpoint(address, _) => Some(*address),
+            _ => None,
+        }
+    }
 }
 
 /// All elements of all maps. The chains follow from them.
@@ -197,6 +235,8 @@ pub(crate) enum Value {
 pub(crate) struct Ruleset {
     /// The elements.
     pub elements: BTreeMap<(Map, Key), Value>,
+    /// What the digests of [`Branch::Sources`] stand for; of chains that were found in the kernel it is not known.
+    pub sources: BTreeMap<u64, Vec<IpNet>>,
 }
 
 /// What must be done to get from one ruleset to another; all of it in one transaction, in this order.
@@ -210,6 +250,8 @@ pub(crate) struct Change {
     pub add: Vec<(Map, Key, Value)>,
     /// Chains that nothing leads to any more.
     pub old_branches: Vec<Branch>,
+    /// What the digests of new chains stand for.
+    pub sources: BTreeMap<u64, Vec<IpNet>>,
 }
 
 impl Change {
@@ -217,33 +259,9 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()
     }
-
-    /// Whether a target with affinity loses an endpoint by this change to `before`.
-    pub fn loses_sticky_endpoint(&self, before: &Ruleset) -> bool {
-        self.remove.iter().any(|(_, key, _)| match *key {
-            Key::TargetSlot(address, protocol, port, _) => {
-                before.get(Map::Sticky, Key::Target(address, protocol, port)).is_some()
-            }
-            Key::PortSlot(protocol, port, _) => {
-                before.get(Map::StickyNode, Key::Port(protocol, port)).is_some()
-            }
-            _ => false,
-        })
-    }
 }
 
 impl Ruleset {
-    /// Adds an element unless its key is taken; says whether it was free.
-    pub fn insert(&mut self, map: Map, key: Key, value: Value) -> bool {
-        match self.elements.entry((map, key)) {
-            std::collections::btree_map::Entry::Vacant(free) => {
-                free.insert(value);
-                true
-            }
-            std::collections::btree_map::Entry::Occupied(_) => false,
-        }
-    }
-
     /// The value of a key.
     pub fn get(&self, map: Map, key: Key) -> Option<Value> {
         self.elements.get(&(map, key)).copied()
@@ -252,7 +270,7 @@ impl Ruleset {
     /// The elements of one map.
     pub fn map(&self, map: Map) -> impl Iterator<Item = (Key, Value)> {
         // `Target` of the lowest address sorts before every other key.
-        let first = (map, Key::Target(Ipv4Addr::UNSPECIFIED, Protocol::Tcp, 0));
+        let first = (map, Key::Target(Ipv4Addr::UNSPECIFIED.into(), Protocol::Tcp, 0));
         self.elements
             .range(first..)
             .take_while(move |((of, _), _)| *of == map)
@@ -260,7 +278,7 @@ impl Ruleset {
     }
 
     /// The endpoints of a target, by slot.
-    pub fn slots(&self, lookup: Lookup, target: Key) -> Vec<(Ipv4Addr, u16)> {
+    pub fn slots(&self, lookup: Lookup, target: Key) -> Vec<(IpAddr, u16)> {
         let map = Map::Endpoints(lookup);
         self.elements
             .range((map, target.slot(0))..=(map, target.slot(u32::MAX)))
@@ -276,7 +294,7 @@ impl Ruleset {
         Lookup::ALL
             .into_iter()
             .map(Map::Verdicts)
-            .chain([Map::Sticky, Map::StickyNode])
+            .chain([Map::Sticky, Map::StickyNode, Map::Guards])
             .flat_map(|map| self.map(map))
             .filter_map(|(_, value)| match value {
                 Value::Branch(branch) => Some(branch),
@@ -285,53 +303,40 @@ impl Ruleset {
             .collect()
     }
 
-    /// Whether a client that opened a connection to a target may be sent to this endpoint.
-    pub fn has_endpoint(&self, target: (Ipv4Addr, Protocol, u16), endpoint: (Ipv4Addr, u16)) -> bool {
-        let (address, protocol, port) = target;
-        let by_address = Key::Target(address, protocol, port);
-        let by_port = Key::Port(protocol, port);
-        [
+    /// Whether clients of a target keep their endpoint.
+    pub fn is_sticky(&self, (address, protocol, port): (IpAddr, Protocol, u16)) -> bool {
+        self.get(Map::Sticky, Key::Target(address, protocol, port)).is_some()
+            || self.get(Map::StickyNode, Key::Port(protocol, port)).is_some()
+    }
+
+    /// Whether every client of a target, inside and outside, may be sent to this endpoint.
+    pub fn leads_all_to(
+        &self,
+        (address, protocol, port): (IpAddr, Protocol, u16),
+        endpoint: (IpAddr, u16),
+    ) -> bool {
+        let (by_address, by_port) = (Key::Target(address, protocol, port), Key::Port(protocol, port));
+        let ways = [
             (Lookup::Inside, by_address),
             (Lookup::Outside, by_address),
             (Lookup::InsideNode, by_port),
             (Lookup::OutsideNode, by_port),
-        ]
-        .into_iter()
-        .any(|(lookup, key)| self.slots(lookup, key).contains(&endpoint))
+        ];
+        let mut known = ways
+            .into_iter()
+            .filter(|(lookup, key)| self.get(Map::Verdicts(*lookup), *key).is_some())
+            .peekable();
+        known.peek().is_some() && known.all(|(lookup, key)| self.slots(lookup, key).contains(&endpoint))
     }
 
-    /// This and another one together; where both have a key, this one's value.
-    pub fn union(&self, other: &Self) -> Self {
-        let mut elements = other.elements.clone();
-        elements.extend(self.elements.iter().map(|(key, value)| (*key, *value)));
-        Self { elements }
-    }
-
-    /// This one less some maps.
-    pub fn without(&self, maps: &[Map]) -> Self {
-        let kept = self.elements.iter().filter(|((map, _), _)| !maps.contains(map));
-        Self { elements: kept.map(|(key, value)| (*key, *value)).collect() }
-    }
-
-    /// What must be done to get from here to `wanted`.
-    pub fn change_to(&self, wanted: &Self) -> Change {
-        let mut change = Change::default();
-        for ((map, key), value) in &self.elements {
-            if wanted.elements.get(&(*map, *key)) != Some(value) {
-                change.remove.push((*map, *key, *value));
-            }
+    /// All of it as a change to nothing.
+    pub fn as_change(&self) -> Change {
+        Change {
+            new_branches: self.branches().into_iter().collect(),
+            add: self.elements.iter().map(|((map, key), value)| (*map, *key, *value)).collect(),
+            sources: self.sources.clone(),
+            ..Change::default()
         }
-        for ((map, key), value) in &wanted.elements {
-            if self.elements.get(&(*map, *key)) != Some(value) {
-                change.add.push((*map, *key, *value));
-            }
-        }
-        if !change.is_empty() {
-            let (before, after) = (self.branches(), wanted.branches());
-            change.new_branches = after.difference(&before).copied().collect();
-            change.old_branches = before.difference(&after).copied().collect();
-        }
-        change
     }
 }
 

@@ -86,7 +86,8 @@ fn selected(pod: &Pod, labels: &BTreeMap<String, String>) -> bool {
 }
 
 fn clash(one: &HostPort, other: &HostPort) -> bool {
-    let everywhere = one.host_ip.is_none() || other.host_ip.is_none();
+    let on_all = |port: &HostPort| port.host_ip.is_none_or(|ip| ip.is_unspecified());
+    let everywhere = on_all(one) || on_all(other);
     one.protocol == other.protocol
         && one.host_port == other.host_port
         && (everywhere || one.host_ip == other.host_ip)

@@ -22,6 +22,7 @@ use kube::{Api, Client};
 use orlop_client::{Clock, Informer};
 use orlop_runtime::{ContainerRuntime, Images};
 use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
@@ -239,9 +240,17 @@ impl Agent {
         pods.values().filter(of_name).max_by_key(created).cloned()
     }
 
+    /// Shows what other parts of the node count at `/metrics` too.
+    pub fn show_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.inner.metrics.show(register);
+    }
+
     /// What the node has to say of itself at `/metrics`, in the Prometheus text format.
-    pub fn metrics(&self) -> String {
-        self.inner.metrics.text(&self.pods())
+    pub async fn metrics(&self) -> String {
+        let (mut text, more) = (self.inner.metrics.text(&self.pods()), self.inner.network.metrics().await);
+        let end = text.rfind("# EOF").unwrap_or(text.len());
+        text.insert_str(end, &more);
+        text
     }
 
     /// All pods on this node.

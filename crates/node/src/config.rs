@@ -15,6 +15,8 @@ pub struct NodeConfig {
     pub volumes_dir: PathBuf,
     /// Address of this node: `status.addresses`, `status.hostIP` of pods, the address of `hostNetwork` pods.
     pub node_ip: IpAddr,
+    /// Its address of the other address family, if pods have both.
+    pub second_node_ip: Option<IpAddr>,
     /// Port of the agent's HTTPS endpoint (`status.daemonEndpoints.kubeletEndpoint`).
     pub kubelet_port: u16,
     /// Addresses of the cluster's DNS, for pods with `dnsPolicy: ClusterFirst`.
@@ -42,6 +44,12 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// The addresses of this node, the primary one first.
+    #[must_use]
+    pub fn node_ips(&self) -> Vec<IpAddr> {
+        [self.node_ip].into_iter().chain(self.second_node_ip).collect()
+    }
+
     /// A configuration with the usual values for all that has one.
     pub fn new(name: impl Into<String>, root_dir: impl Into<PathBuf>, node_ip: IpAddr) -> Self {
         let root_dir = root_dir.into();
@@ -51,6 +59,7 @@ impl NodeConfig {
             images_dir: root_dir.clone(),
             root_dir,
             node_ip,
+            second_node_ip: None,
             kubelet_port: 10250,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),

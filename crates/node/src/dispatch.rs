@@ -13,13 +13,8 @@ use crate::{
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api,
-    runtime::{
-        WatchStreamExt,
-        watcher::{Config, Event, watcher},
-    },
-};
+use kube::Api;
+use orlop_client::{Event, Source, Watcher};
 use orlop_runtime::{ContainerStatus, RuntimeEvent, SandboxStatus};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -46,7 +41,8 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: CancellationToken) -> Res
     let mut dispatcher = Dispatcher::new(shared.clone(), found, shutdown.clone());
     let fields = format!("spec.nodeName={}", shared.config.name);
     let api = Api::<Pod>::all(shared.client.clone());
-    let mut pods = std::pin::pin!(watcher(api, Config::default().fields(&fields)).default_backoff());
+    let of_node = Source::of(&api).fields(fields);
+    let mut pods = std::pin::pin!(Watcher::new(api.into_client(), of_node).into_stream::<Pod>());
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.tick().await;

@@ -1,6 +1,7 @@
 //! A runtime, images and a network in memory, for tests: what they are told to do, they do at once, or fail when told to.
 
 use crate::PodNetwork;
+use k8s_openapi::api::core::v1::Pod;
 use orlop_network::{Error as NetworkError, PodAddress, PodLink};
 use orlop_runtime::{
     ContainerRuntime, ContainerSpec, ContainerState, ContainerStatus, Error, ExecOutput, ExecSpec, Image,
@@ -9,6 +10,7 @@ use orlop_runtime::{
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 use tokio::sync::broadcast;
@@ -351,7 +353,7 @@ impl PodNetwork for FakeRuntime {
         let mut state = self.state.lock();
         let number = u8::try_from(state.linked.len()).unwrap_or(0) + 2;
         state.linked.insert(link.id.clone(), link);
-        Ok(PodAddress { address: [127, 1, 0, number].into(), host_link: "veth0".into() })
+        Ok(PodAddress { addresses: vec![[127, 1, 0, number].into()], host_link: "veth0".into() })
     }
 
     async fn detach(&self, id: &str) -> Result<(), NetworkError> {
@@ -363,5 +365,9 @@ impl PodNetwork for FakeRuntime {
     async fn retain(&self, ids: &[String]) -> Result<(), NetworkError> {
         self.state.lock().linked.retain(|id, _| ids.contains(id));
         Ok(())
+    }
+
+    async fn protect(&self, _: &Pod, sandbox: &str, _: &[IpAddr]) -> Result<(), NetworkError> {
+        self.call("protect", sandbox).map_err(|e| NetworkError::Config(e.to_string()))
     }
 }

@@ -3,6 +3,8 @@
 //! [`Agent::run`] registers the node and keeps its pods as the API wants them. It reaches state through a Kubernetes client
 //! alone, containers through [`orlop_runtime::ContainerRuntime`], addresses through [`PodNetwork`].
 
+pub mod peers;
+pub mod policies;
 pub mod services;
 pub mod streaming;
 

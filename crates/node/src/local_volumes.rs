@@ -6,10 +6,9 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::watcher::Config,
 };
 use orlop_api::local_volume::{FINALIZER, NODE_LABEL};
-use orlop_client::{Informer, Key, Queue, found, run_workers};
+use orlop_client::{Informer, Key, Queue, Source, found, run_workers};
 use serde_json::json;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -51,7 +50,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
     });
     let known = volumes.clone();
-    let of_node = Config::default().labels(&format!("{NODE_LABEL}={}", shared.config.name));
+    let all = Api::<PersistentVolume>::all(shared.client.clone());
+    let of_node = Source::of(&all).labels(format!("{NODE_LABEL}={}", shared.config.name));
     let reconcile = |key: Key| {
         let (shared, volume) = (shared.clone(), known.get("", &key.name));
         async move {
@@ -62,7 +62,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
     };
     tokio::join!(
-        volumes.run_selected(Api::all(shared.client.clone()), of_node),
+        volumes.run_selected(shared.client.clone(), of_node),
         run_workers("local-volumes", queue, 1, reconcile),
     );
 }

@@ -75,6 +75,11 @@ impl Metrics {
         metrics
     }
 
+    /// Lets somebody else show what he counts.
+    pub fn show(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock());
+    }
+
     /// Counts a piece of work.
     pub fn observe(&self, operation: &'static str, took: Duration, failed: bool) {
         let label = Operation { operation_type: operation };

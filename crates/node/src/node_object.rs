@@ -136,10 +136,14 @@ pub(crate) fn status(
     let others = of_others(capacity, before);
     let with_others = |ours| Some(typed(ours).into_iter().chain(others.clone()).collect());
     NodeStatus {
-        addresses: Some(vec![
-            NodeAddress { type_: "InternalIP".into(), address: config.node_ip.to_string() },
-            NodeAddress { type_: "Hostname".into(), address: config.name.clone() },
-        ]),
+        addresses: Some(
+            config
+                .node_ips()
+                .into_iter()
+                .map(|address| NodeAddress { type_: "InternalIP".into(), address: address.to_string() })
+                .chain([NodeAddress { type_: "Hostname".into(), address: config.name.clone() }])
+                .collect(),
+        ),
         capacity: with_others(&capacity.total),
         allocatable: with_others(&capacity.allocatable),
         conditions: Some(conditions(health, before, now)),

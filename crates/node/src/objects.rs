@@ -4,11 +4,8 @@
 use crate::env::{Objects, References};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{
-    Api, Client, Resource,
-    core::NamespaceResourceScope,
-    runtime::{WatchStreamExt, watcher::watch_object},
-};
+use kube::{Api, Client, Resource, core::NamespaceResourceScope};
+use orlop_client::{Source, Watcher};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::{
@@ -102,7 +99,8 @@ where
         let api = Api::<K>::namespaced(self.client.clone(), &key.0);
         let (watched, changed) = (Arc::downgrade(&self.watched), self.changed.clone());
         let task = tokio::spawn(async move {
-            let mut news = std::pin::pin!(watch_object(api, &key.1).default_backoff());
+            let mut news =
+                std::pin::pin!(Watcher::follow_one::<K>(api.clone().into_client(), Source::of(&api), &key.1));
             while let Some(item) = news.next().await {
                 let Ok(object) = item else { continue };
                 let first = send.borrow().is_none();

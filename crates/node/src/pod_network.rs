@@ -1,6 +1,8 @@
 //! The few things that a pod worker asks of the node's network. It makes no link itself.
 
+use k8s_openapi::api::core::v1::Pod;
 use orlop_network::{Error, PodAddress, PodLink};
+use std::net::IpAddr;
 
 /// Links pods. [`orlop_network::Network`] is the real one.
 #[async_trait::async_trait]
@@ -11,6 +13,14 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn detach(&self, id: &str) -> Result<(), Error>;
     /// Detaches all but these.
     async fn retain(&self, ids: &[String]) -> Result<(), Error>;
+    /// Puts the policies of a pod in force for the addresses that its sandbox was given; nothing in it starts before.
+    async fn protect(&self, _pod: &Pod, _sandbox: &str, _addresses: &[IpAddr]) -> Result<(), Error> {
+        Ok(())
+    }
+    /// What it has to say at the node's `/metrics` (Prometheus text format).
+    async fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 #[async_trait::async_trait]

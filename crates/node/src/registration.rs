@@ -16,9 +16,8 @@ use k8s_openapi::{
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
-    runtime::{WatchStreamExt, watcher::watch_object},
 };
-use orlop_client::{api_reason, found};
+use orlop_client::{Source, Watcher, api_reason, found};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -74,7 +73,8 @@ async fn keep_node(shared: &Shared, mut node: Node) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let api = Api::<Node>::all(shared.client.clone());
-    let mut news = std::pin::pin!(watch_object(api, name).default_backoff());
+    let mut news =
+        std::pin::pin!(Watcher::follow_one::<Node>(api.clone().into_client(), Source::of(&api), name));
     loop {
         let mut again = false;
         tokio::select! {

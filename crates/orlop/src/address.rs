@@ -1,13 +1,18 @@
 //! This machine's name and its address towards others.
 
 use crate::Error;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-/// The address from which this machine reaches others: that of the default route. Nothing is sent.
-pub(crate) fn of_this_machine() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // TEST-NET-1 (RFC 5737): connecting a datagram socket only chooses the route.
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+/// The address from which this machine reaches others by IPv4 or IPv6: that of the default route. Nothing is sent.
+pub(crate) fn of_this_machine(v4: bool) -> Option<IpAddr> {
+    // For documentation (RFC 5737, RFC 3849): connecting a datagram socket only chooses the route.
+    let (any, far): (IpAddr, IpAddr) = if v4 {
+        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into())
+    } else {
+        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((far, 9)).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_unspecified() && !address.is_loopback()).then_some(address)
 }

@@ -23,7 +23,7 @@ pub(crate) struct Identities {
 /// By which names and addresses the server is known.
 pub(crate) struct Names {
     pub(crate) node: String,
-    pub(crate) node_address: IpAddr,
+    pub(crate) node_addresses: Vec<IpAddr>,
     /// Address of the Service `kubernetes`.
     pub(crate) service_address: IpAddr,
     pub(crate) cluster_domain: String,
@@ -48,12 +48,9 @@ impl Identities {
                 .into();
         dns_names.push(format!("kubernetes.default.svc.{domain}"));
         dns_names.push(names.node.clone());
-        let mut addresses = vec![
-            IpAddr::from([127, 0, 0, 1]),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-            names.node_address,
-            names.service_address,
-        ];
+        let mut addresses =
+            vec![IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into(), names.service_address];
+        addresses.extend(&names.node_addresses);
         for name in &names.also {
             match name.parse() {
                 Ok(address) => addresses.push(address),
@@ -92,7 +89,12 @@ impl Identities {
             "node",
             &CertificateRequest {
                 dns_names: vec![names.node.clone()],
-                addresses: vec![names.node_address, IpAddr::from([127, 0, 0, 1])],
+                addresses: names
+                    .node_addresses
+                    .iter()
+                    .copied()
+                    .chain([IpAddr::from([127, 0, 0, 1])])
+                    .collect(),
                 ..request(&node_name, Some("system:nodes"), Usage::Both)
             },
         )?;

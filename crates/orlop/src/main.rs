@@ -1,15 +1,24 @@
 //! One binary that turns Linux machines into a Kubernetes-compatible cluster: arguments, configuration, and the wiring of roles.
 
 mod address;
+mod agent;
 mod audit;
 mod audit_webhook;
+mod certificates;
+mod cluster_layout;
+mod dns;
 mod identity;
+mod join;
 mod layout;
 mod lock;
 mod logging;
+mod membership;
+mod node;
 mod node_role;
 mod pressure;
+mod ranges;
 mod reset;
+mod roles;
 mod scheduling;
 mod server;
 
@@ -38,6 +47,8 @@ struct Arguments {
 enum Verb {
     /// Run a whole cluster on this machine: API, store, scheduler, controllers, node, network, DNS
     Server(Box<server::ServerArguments>),
+    /// Add this machine to a cluster as a worker
+    Agent(Box<agent::AgentArguments>),
     /// Stop everything that Orlop started on this machine and remove its state, links and rules
     Reset(reset::ResetArguments),
     /// Print the versions of Orlop and of the API that it serves
@@ -54,6 +65,7 @@ fn main() -> ExitCode {
     }
     match Arguments::parse().verb {
         Verb::Server(arguments) => finish(server::run(*arguments)),
+        Verb::Agent(arguments) => finish(agent::run(*arguments)),
         Verb::Reset(arguments) => finish(reset::run(&arguments)),
         Verb::Version => {
             println!("orlop {} (Kubernetes API {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION"));

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    runtime::{WatchStreamExt, watcher::watch_object},
 };
+use orlop_client::{Source, Watcher};
 use serde_json::json;
 
 const LABEL: &str = "node-role.kubernetes.io/control-plane";
@@ -16,7 +16,8 @@ const LABEL: &str = "node-role.kubernetes.io/control-plane";
 pub(crate) async fn keep(client: Client, node: String) {
     let api = Api::<Node>::all(client);
     let mut seen: Option<String> = None;
-    let mut news = std::pin::pin!(watch_object(api.clone(), &node).default_backoff());
+    let mut news =
+        std::pin::pin!(Watcher::follow_one::<Node>(api.clone().into_client(), Source::of(&api), &node));
     while let Some(item) = news.next().await {
         let Ok(Some(object)) = item else { continue };
         if object.metadata.uid == seen {

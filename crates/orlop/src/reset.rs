@@ -1,8 +1,11 @@
 //! `orlop reset`: stops everything that an Orlop started on this machine and removes its state, links and rules. It works however
 //! the server ended, and can be repeated.
 
-use crate::{Error, layout::Layout, lock};
+use crate::{Error, layout::Layout, lock, membership::Membership};
 use clap::Args;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, api::DeleteParams};
+use orlop_client::remote;
 use orlop_network::Network;
 use orlop_runtime::{
     Runtime, RuntimeConfig,
@@ -18,6 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long the cluster may take to be told that a worker goes.
+const GOODBYE: Duration = Duration::from_secs(3);
 /// How long a server has for an orderly end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -77,7 +82,24 @@ fn stop_server(layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
+/// Tells the cluster that a worker is no longer alive, so that its name is free at once. Without an answer it is in a while.
+async fn say_goodbye(layout: &Layout) {
+    let Ok(Some(member)) = Membership::read(layout) else { return };
+    let tls = orlop_pki::tls::client_config(&member.settings.authority, Some(&member.client));
+    let (Ok(url), Ok(tls)) = (remote::server_url(&member.settings.server), tls) else { return };
+    let leases = Api::<Lease>::namespaced(remote::connect(&url, &tls, None), "kube-node-lease");
+    let params = DeleteParams::default();
+    let deleted = leases.delete(&member.settings.node, &params);
+    if !matches!(tokio::time::timeout(GOODBYE, deleted).await, Ok(Ok(_))) {
+        eprintln!(
+            "orlop: the cluster was not told that node {:?} is gone: its name is free there in a minute",
+            member.settings.node
+        );
+    }
+}
+
 async fn remove(layout: &Layout) -> Result<(), Error> {
+    say_goodbye(layout).await;
     if layout.runtime().exists() {
         let options = StoreOptions { root: layout.images(), ..StoreOptions::default() };
         let images = ImageStore::open(options).map_err(Error::at("opening the images"))?;

@@ -4,52 +4,47 @@
 use crate::{
     Error, address,
     audit::AuditArguments,
+    cluster_layout::{self, ClusterLayout, MeshArguments},
+    dns::DnsArguments,
     identity::{Identities, Names},
+    join,
     layout::Layout,
     lock,
     logging::{self, LogArguments},
+    membership::Membership,
+    node::{self, NodePlan},
     node_role,
     pressure::PressureArguments,
+    ranges::{AddressPlan, Addresses, Ranges},
+    roles::{DRAIN, Roles, listen, signalled},
     scheduling::SchedulerArguments,
 };
 use clap::Args;
-use ipnet::{IpNet, Ipv4Net};
 use orlop_apiserver::{ApiServer, Identity, audit::AuditConfig, identity::CONTROLLERS};
-use orlop_dns::{DnsConfig, DnsIndex, DnsServer, Upstreams};
-use orlop_network::{Network, NetworkConfig};
-use orlop_node::{Agent, ImageGcConfig, NodeConfig, eviction::EvictionConfig, services};
-use orlop_runtime::{
-    Runtime, RuntimeConfig,
-    image::{ImageStore, StoreOptions, control},
-};
+use orlop_controllers::{ClusterRange, NodeRanges};
+use orlop_node::{ImageGcConfig, eviction::EvictionConfig};
 use orlop_store::{
     Embedded, Options, Store,
     sealed::{Keys, Sealed},
 };
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::TcpListener,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-
-/// How long requests and workers have to end after a signal.
-const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(crate) struct ServerArguments {
     /// The folder that holds everything: state, keys, images, containers. It gets admin.kubeconfig
     #[arg(long, default_value = orlop_cli::DEFAULT_DATA_DIR, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Address that the API listens on
-    #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
-    bind_address: IpAddr,
+    /// Address that the API listens on [default: all, of the cluster's address families]
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<IpAddr>,
     /// Port of the API
     #[arg(long, default_value_t = 6443, value_name = "PORT")]
     https_port: u16,
@@ -59,18 +54,27 @@ pub(crate) struct ServerArguments {
     /// Name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// Address by which others reach this node [default: that of the default route]
+    /// Address by which others reach this node, or one of each address family with a comma [default: that of the default route]
     #[arg(long, value_name = "ADDRESS")]
-    node_ip: Option<IpAddr>,
+    node_ip: Option<Addresses>,
     /// Another name or address of the API server, for its certificate; may be repeated
     #[arg(long, value_name = "NAME")]
     tls_san: Vec<String>,
-    /// Range of pod addresses in the whole cluster
-    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR")]
-    cluster_cidr: Ipv4Net,
-    /// Range of Service addresses
-    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR")]
-    service_cidr: Ipv4Net,
+    /// Range of pod addresses in the whole cluster; with two address families one of each, with a comma, the primary one first
+    #[arg(long, default_value = "10.42.0.0/16", value_name = "CIDR[,CIDR]")]
+    cluster_cidr: Ranges,
+    /// Size of the IPv4 range that each node gets of it (of IPv6 a /64); cannot be changed once nodes have theirs
+    #[arg(long, default_value_t = 24, value_name = "BITS")]
+    node_cidr_mask_size: u8,
+    #[command(flatten)]
+    mesh: MeshArguments,
+    /// Range of Service addresses, of the same address families
+    #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR[,CIDR]")]
+    service_cidr: Ranges,
+    /// Addresses that Services of type LoadBalancer get: ranges (CIDR or FROM-TO) with commas between them. They are answered for
+    /// on the links of the nodes [default: none, somebody else balances]
+    #[arg(long, value_name = "RANGE[,RANGE]")]
+    load_balancer_pool: Option<orlop_controllers::Pool>,
     /// Ports that Services of type NodePort get
     #[arg(long, default_value = "30000-32767", value_name = "FROM-TO", value_parser = port_range)]
     service_node_ports: RangeInclusive<u16>,
@@ -80,6 +84,8 @@ pub(crate) struct ServerArguments {
     /// A registry (host or host:port) spoken to over plain HTTP, besides those on the loopback; may be repeated
     #[arg(long, value_name = "REGISTRY")]
     insecure_registry: Vec<String>,
+    #[command(flatten)]
+    dns: DnsArguments,
     #[command(flatten)]
     pressure: PressureArguments,
     #[command(flatten)]
@@ -104,10 +110,11 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 struct Plan {
     layout: Layout,
     node: String,
-    node_address: IpAddr,
-    pod_range: Ipv4Net,
-    service_address: Ipv4Addr,
-    dns_address: Ipv4Addr,
+    /// One of each family of the cluster, the primary one first.
+    node_addresses: Vec<IpAddr>,
+    addresses: AddressPlan,
+    node_ranges: NodeRanges,
+    load_balancer_pool: Option<orlop_controllers::Pool>,
     audit: Option<AuditConfig>,
     scheduling: orlop_scheduler::config::Configuration,
     eviction: EvictionConfig,
@@ -121,39 +128,82 @@ impl Plan {
         let (eviction, image_gc) = (arguments.pressure.eviction()?, arguments.pressure.image_gc()?);
         let layout = Layout::create(&arguments.data_dir)?;
         let node = arguments.node_name.clone().map_or_else(address::host_name, Ok)?;
-        let fits = |range: Ipv4Net, what: &str, longest: u8| {
-            if range.prefix_len() <= longest {
-                return Ok(());
-            }
-            Err(Error::Configuration(format!("{what} {range} is too small: it needs at least a /{longest}")))
-        };
-        fits(arguments.cluster_cidr, "--cluster-cidr", 24)?;
-        fits(arguments.service_cidr, "--service-cidr", 28)?;
-        let (pods, services) = (arguments.cluster_cidr.trunc(), arguments.service_cidr.trunc());
-        if pods.contains(&services) || services.contains(&pods) {
-            return Err(Error::Configuration(format!(
-                "--cluster-cidr {pods} and --service-cidr {services} overlap"
-            )));
+        let addresses = AddressPlan::new(
+            &arguments.cluster_cidr,
+            &arguments.service_cidr,
+            arguments.node_cidr_mask_size,
+        )?;
+        if let Some(pool) = &arguments.load_balancer_pool
+            && let Some(range) =
+                addresses.cluster.iter().chain(&addresses.services).find(|range| pool.overlaps(**range))
+        {
+            return Err(Error::Configuration(format!("--load-balancer-pool {pool} overlaps {range}")));
         }
-        // The first /24 of the cluster's range is this node's.
-        let pod_range =
-            Ipv4Net::new(pods.network(), 24).map_err(Error::at("dividing the cluster's range"))?;
-        let nth = |n: u32| Ipv4Addr::from(u32::from(services.network()) + n);
-        let gateway = Ipv4Addr::from(u32::from(pod_range.network()) + 1);
-        let node_address = arguments.node_ip.or_else(address::of_this_machine).unwrap_or(gateway.into());
-        let (service_address, dns_address) = (nth(1), nth(10));
+        let node_addresses = addresses.node_addresses(arguments.node_ip.as_ref(), address::of_this_machine);
+        // The first part of each range is this node's.
+        let parts = addresses.cluster.iter().zip(&addresses.pods);
+        let node_ranges = NodeRanges {
+            cluster: parts
+                .map(|(range, part)| ClusterRange { range: *range, mask: part.prefix_len() })
+                .collect(),
+            first: Some(node.clone()),
+        };
         Ok(Self {
             layout,
             node,
-            node_address,
-            pod_range,
-            service_address,
-            dns_address,
+            node_addresses,
+            addresses,
+            node_ranges,
+            load_balancer_pool: arguments.load_balancer_pool.clone(),
             audit,
             scheduling,
             eviction,
             image_gc,
         })
+    }
+}
+
+impl Plan {
+    /// The node's primary address.
+    fn node_address(&self) -> IpAddr {
+        self.node_addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// Where to listen if the arguments do not say: the one of IPv6 hears IPv4 too.
+    fn everywhere(&self) -> IpAddr {
+        if self.node_addresses.iter().any(IpAddr::is_ipv6) {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        }
+    }
+
+    /// What all nodes must know of the cluster.
+    fn cluster(&self, arguments: &ServerArguments) -> ClusterLayout {
+        ClusterLayout {
+            cluster_cidrs: self.addresses.cluster.clone(),
+            service_cidrs: self.addresses.services.clone(),
+            cluster_dns: self.addresses.dns.clone(),
+            cluster_domain: arguments.cluster_domain.clone(),
+            mesh: arguments.mesh.settings(),
+        }
+    }
+
+    /// What this machine's node is.
+    fn node_plan(&self, arguments: &ServerArguments, cluster: &ClusterLayout) -> NodePlan {
+        NodePlan {
+            layout: self.layout.clone(),
+            name: self.node.clone(),
+            address: self.node_address(),
+            second_address: self.node_addresses.get(1).copied(),
+            kubelet_port: arguments.kubelet_port,
+            pod_ranges: self.addresses.pods.clone(),
+            cluster: cluster.clone(),
+            dns: arguments.dns.clone(),
+            insecure_registries: arguments.insecure_registry.clone(),
+            eviction: self.eviction.clone(),
+            image_gc: self.image_gc,
+        }
     }
 }
 
@@ -163,6 +213,12 @@ pub(crate) fn run(arguments: ServerArguments) -> Result<(), Error> {
         return Err(Error::Configuration(
             "the server makes namespaces, links and cgroups: run it as root".into(),
         ));
+    }
+    if Membership::is_in(&arguments.data_dir) {
+        return Err(Error::Configuration(format!(
+            "{} belongs to a machine that joined a cluster as a worker: `orlop agent` runs it, `orlop reset` makes it free",
+            arguments.data_dir.display()
+        )));
     }
     let plan = Plan::new(&arguments)?;
     let _lock = lock::take(&plan.layout.lock())?;
@@ -179,19 +235,22 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
     let now = jiff::Timestamp::now().as_second();
     let names = Names {
         node: plan.node.clone(),
-        node_address: plan.node_address,
-        service_address: plan.service_address.into(),
+        node_addresses: plan.node_addresses.clone(),
+        service_address: plan.addresses.service_address,
         cluster_domain: arguments.cluster_domain.clone(),
         also: arguments.tls_san.clone(),
     };
     let identities = Arc::new(Identities::open(&plan.layout, &names, now)?);
     // Listening comes first: a port that is taken should end the start before anything is changed.
-    let listener = listen(SocketAddr::new(arguments.bind_address, arguments.https_port)).await?;
-    let node_listener = listen(SocketAddr::new(arguments.bind_address, arguments.kubelet_port)).await?;
+    let on = arguments.bind_address.unwrap_or(plan.everywhere());
+    let listener = listen(SocketAddr::new(on, arguments.https_port)).await?;
+    let node_listener = listen(SocketAddr::new(on, arguments.kubelet_port)).await?;
 
+    let cluster = plan.cluster(&arguments);
+    let node_plan = plan.node_plan(&arguments, &cluster);
     let (api, machine) =
-        tokio::try_join!(start_api(&arguments, &plan, &identities), open_machine(&arguments, &plan))?;
-    let mut roles = Roles { running: JoinSet::new() };
+        tokio::try_join!(start_api(&arguments, &plan, &identities), node::open_machine(&node_plan))?;
+    let mut roles = Roles::default();
     roles.start("API server", {
         let tls = orlop_pki::tls::server_config(
             &identities.api_server,
@@ -202,17 +261,23 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         .map_err(Error::at("preparing the API's TLS"))?;
         api.clone().serve(listener, tls, shutdown.clone())
     });
-    start_control_plane(&mut roles, &api, &identities, plan.scheduling.clone(), &shutdown);
-    let node = Node {
-        api: &api,
-        client: client(&api, &format!("system:node:{}", plan.node), &["system:nodes"]),
-        arguments: &arguments,
-        plan: &plan,
-        identities: &identities,
-        machine,
-        listener: node_listener,
+    start_control_plane(&mut roles, &api, &identities, &plan, &shutdown);
+    let of_server = client(&api, "system:apiserver", &["system:masters"]);
+    roles.start_endless(node_role::keep(of_server.clone(), plan.node.clone()), &shutdown);
+    let shown = cluster_layout::publish(of_server.clone(), cluster);
+    roles.start_endless(shown, &shutdown);
+    let tls = orlop_pki::tls::server_config(
+        &identities.node,
+        identities.authority.certificate(),
+        true,
+        &["http/1.1"],
+    )
+    .map_err(Error::at("preparing the node's TLS"))?;
+    let clients = node::Clients {
+        node: client(&api, &format!("system:node:{}", plan.node), &["system:nodes"]),
+        network: client(&api, "system:kube-proxy", &[]),
     };
-    start_node(&mut roles, node, &shutdown).await?;
+    node::start(&mut roles, node_plan, machine, clients, (node_listener, tls), &shutdown).await?;
 
     let port = arguments.https_port;
     identities.write_kubeconfig(&plan.layout, &format!("https://127.0.0.1:{port}"))?;
@@ -220,6 +285,10 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         "Orlop serves on https://127.0.0.1:{port}; try: kubectl --kubeconfig {} get nodes",
         plan.layout.kubeconfig().display()
     );
+    let at = SocketAddr::new(plan.node_address(), port);
+    if let Some(command) = join::command(&of_server, identities.authority.certificate(), at).await {
+        println!("To add a machine, run there within a day: {command}");
+    }
 
     let outcome = tokio::select! {
         outcome = roles.first_end() => outcome,
@@ -228,51 +297,6 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
     shutdown.cancel();
     let _ = tokio::time::timeout(DRAIN, roles.all_ends()).await;
     outcome
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(Error::at(format!("listening on {address}")))
-}
-
-/// The roles that run. Any of them ending unasked ends the server.
-struct Roles {
-    running: JoinSet<Result<(), Error>>,
-}
-
-impl Roles {
-    fn start<E>(&mut self, name: &'static str, role: impl Future<Output = Result<(), E>> + Send + 'static)
-    where
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        self.running.spawn(async move { role.await.map_err(Error::at(format!("the {name} ended"))) });
-    }
-
-    /// A role that ends only with the server.
-    fn start_endless(
-        &mut self,
-        role: impl Future<Output = ()> + Send + 'static,
-        shutdown: &CancellationToken,
-    ) -> AbortHandle {
-        let shutdown = shutdown.clone();
-        self.running.spawn(async move {
-            tokio::select! {
-                () = role => Err(Error::Configuration("a role of the server ended by itself".into())),
-                () = shutdown.cancelled() => Ok(()),
-            }
-        })
-    }
-
-    async fn first_end(&mut self) -> Result<(), Error> {
-        match self.running.join_next().await {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(panic)) => Err(Error::at("running a role")(panic)),
-            None => Ok(()),
-        }
-    }
-
-    async fn all_ends(&mut self) {
-        while self.running.join_next().await.is_some() {}
-    }
 }
 
 async fn start_api(
@@ -290,9 +314,10 @@ async fn start_api(
         orlop_pki::tls::client_config(identities.authority.certificate(), Some(&identities.node_client))
             .map_err(Error::at("preparing the way to nodes"))?;
     let mut config = orlop_apiserver::Config::new(store);
-    config.service_range = IpNet::V4(arguments.service_cidr.trunc());
+    config.service_ranges.clone_from(&plan.addresses.services);
+    config.pod_ranges.clone_from(&plan.addresses.cluster);
     config.node_ports = arguments.service_node_ports.clone();
-    config.advertise = SocketAddr::new(plan.node_address, arguments.https_port);
+    config.advertise = SocketAddr::new(plan.node_address(), arguments.https_port);
     config.tokens = Some(identities.service_accounts.clone());
     config.issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
     config.node_tls = Some(node_tls);
@@ -317,44 +342,6 @@ async fn sealed(store: Arc<dyn Store>, plan: &Plan) -> Result<Arc<dyn Store>, Er
     Ok(Arc::new(sealed))
 }
 
-/// What the node stands on.
-struct Machine {
-    images: Arc<ImageStore>,
-    runtime: Arc<Runtime>,
-    network: Arc<Network>,
-}
-
-async fn open_machine(arguments: &ServerArguments, plan: &Plan) -> Result<Machine, Error> {
-    let options =
-        StoreOptions { root: plan.layout.images(), insecure_registries: arguments.insecure_registry.clone() };
-    let (layout, network) = (plan.layout.clone(), network_config(arguments, plan));
-    let containers = async move {
-        let images = tokio::task::spawn_blocking(move || ImageStore::open(options))
-            .await
-            .map_err(Error::at("opening the images"))?
-            .map_err(Error::at("opening the images"))?;
-        let mut config = RuntimeConfig::new(layout.runtime(), images.clone());
-        config.cgroup_root = layout.cgroup();
-        let runtime = Runtime::open(config).await.map_err(Error::at("opening the runtime"))?;
-        Ok((images, Arc::new(runtime)))
-    };
-    let network = async move { Network::open(network).await.map_err(Error::at("opening the pod network")) };
-    let ((images, runtime), network) = tokio::try_join!(containers, network)?;
-    Ok(Machine { images, runtime, network: Arc::new(network) })
-}
-
-fn network_config(arguments: &ServerArguments, plan: &Plan) -> NetworkConfig {
-    NetworkConfig {
-        instance: plan.layout.instance.clone(),
-        pod_range: IpNet::V4(plan.pod_range),
-        cluster_range: IpNet::V4(arguments.cluster_cidr.trunc()),
-        service_range: IpNet::V4(arguments.service_cidr.trunc()),
-        dns_address: plan.dns_address.into(),
-        state_dir: plan.layout.network(),
-        mtu: None,
-    }
-}
-
 /// A client of the API in this process, with an identity of its own.
 fn client(api: &Arc<ApiServer>, user: &str, groups: &[&str]) -> kube::Client {
     kube::Client::new(api.service_for(Identity::new(user, groups)), "default")
@@ -364,14 +351,19 @@ fn start_control_plane(
     roles: &mut Roles,
     api: &Arc<ApiServer>,
     identities: &Identities,
-    scheduling: orlop_scheduler::config::Configuration,
+    plan: &Plan,
     shutdown: &CancellationToken,
 ) {
     let clock: orlop_client::Clock = Arc::new(jiff::Timestamp::now);
     let authority = identities.authority.certificate().to_string();
     let controllers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
-    let of_controllers =
-        roles.start_endless(orlop_controllers::run(controllers, clock.clone(), authority), shutdown);
+    // What both follow is decoded and kept once.
+    let caches = orlop_client::Caches::default();
+    let (shared, time) = (caches.clone(), clock.clone());
+    let run_controllers = async move {
+        orlop_controllers::run_sharing(controllers, time, authority, &shared).await;
+    };
+    let of_controllers = roles.start_endless(run_controllers, shutdown);
     let signers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
     let keys = orlop_controllers::Keys {
         authority: identities.authority.clone(),
@@ -380,8 +372,20 @@ fn start_control_plane(
     let of_signers =
         roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
     let scheduler = client(api, "system:kube-scheduler", &[]);
-    let of_scheduler = roles.start_endless(orlop_scheduler::run_with(scheduler, clock, scheduling), shutdown);
-    show(api, "controller-manager", vec![of_controllers, of_signers]);
+    let (scheduling, time) = (plan.scheduling.clone(), clock.clone());
+    let run_scheduler = async move {
+        orlop_scheduler::run_sharing(scheduler, time, scheduling, &caches).await;
+    };
+    let of_scheduler = roles.start_endless(run_scheduler, shutdown);
+    let ranges = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
+    let ranges = orlop_controllers::run_node_ranges(ranges, clock.clone(), plan.node_ranges.clone());
+    let mut of_manager = vec![of_controllers, of_signers, roles.start_endless(ranges, shutdown)];
+    if let Some(pool) = plan.load_balancer_pool.clone() {
+        let balancer = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
+        let balancer = orlop_controllers::run_balancer(balancer, clock, pool);
+        of_manager.push(roles.start_endless(balancer, shutdown));
+    }
+    show(api, "controller-manager", of_manager);
     show(api, "scheduler", vec![of_scheduler]);
 }
 
@@ -391,81 +395,4 @@ fn show(api: &ApiServer, name: &'static str, tasks: Vec<AbortHandle>) {
         true => Err(format!("the {name} has ended")),
         false => Ok(()),
     });
-}
-
-/// The node's roles: agent, its own endpoint, service proxy, cluster DNS, image control.
-async fn start_node(roles: &mut Roles, node: Node<'_>, shutdown: &CancellationToken) -> Result<(), Error> {
-    let Node { api, arguments, plan, identities, client: of_node, machine, listener } = node;
-    let dns =
-        Arc::new(DnsIndex::new(&arguments.cluster_domain).map_err(Error::at("reading --cluster-domain"))?);
-    let config = DnsConfig {
-        listen: vec![SocketAddr::new(plan.dns_address.into(), 53)],
-        upstreams: Upstreams::ResolvConf("/etc/resolv.conf".into()),
-        ttl: 5,
-    };
-    let server = DnsServer::bind(config).await.map_err(Error::at("starting the cluster's DNS"))?;
-    roles.start("cluster DNS", server.run(dns.clone(), shutdown.clone().cancelled_owned()));
-    let services_config = services::ServicesConfig { node_name: plan.node.clone() };
-    let of_server = client(api, "system:apiserver", &["system:masters"]);
-    roles.start_endless(node_role::keep(of_server, plan.node.clone()), shutdown);
-    let proxy = services::run(
-        client(api, "system:kube-proxy", &[]),
-        machine.network.clone(),
-        dns,
-        services_config,
-        shutdown.clone().cancelled_owned(),
-    );
-    roles.start_endless(proxy, shutdown);
-
-    let mut config = NodeConfig::new(plan.node.clone(), plan.layout.node(), plan.node_address);
-    config.volumes_dir = plan.layout.volumes();
-    config.images_dir = plan.layout.images();
-    config.eviction = plan.eviction.clone();
-    config.image_gc = plan.image_gc;
-    config.kubelet_port = arguments.kubelet_port;
-    config.cluster_dns = vec![plan.dns_address.into()];
-    config.cluster_domain.clone_from(&arguments.cluster_domain);
-    let agent = Agent::new(config, of_node, machine.runtime, machine.images.clone(), machine.network);
-    let tls = orlop_pki::tls::server_config(
-        &identities.node,
-        identities.authority.certificate(),
-        true,
-        &["http/1.1"],
-    )
-    .map_err(Error::at("preparing the node's TLS"))?;
-    roles.start(
-        "node's endpoint",
-        orlop_node::streaming::serve(Arc::new(agent.clone()), listener, tls, shutdown.clone()),
-    );
-    let socket = plan.layout.control_socket();
-    let (images, stop) = (machine.images, shutdown.clone().cancelled_owned());
-    roles.start("image control", async move { control::serve(images, &socket, stop).await });
-    let stop = shutdown.clone();
-    roles.start("node agent", async move { Box::pin(agent.run(stop)).await });
-    Ok(())
-}
-
-/// What a node needs of the server around it.
-struct Node<'a> {
-    api: &'a Arc<ApiServer>,
-    arguments: &'a ServerArguments,
-    plan: &'a Plan,
-    identities: &'a Identities,
-    client: kube::Client,
-    machine: Machine,
-    listener: TcpListener,
-}
-
-/// Waits for SIGTERM or SIGINT.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        _ => std::future::pending().await,
-    }
 }

@@ -177,14 +177,10 @@ fn validity(params: &mut CertificateParams, now: i64, days: i64) -> Result<(), E
     Ok(())
 }
 
-fn covers(kept: &Credential, request: &CertificateRequest, now: i64) -> Result<bool, Error> {
-    let chain = kept.chain()?;
-    let Some(first) = chain.first() else { return Ok(false) };
-    let (_, parsed) = x509_parser::parse_x509_certificate(first)
-        .map_err(|e| Error::certificate("reading a kept certificate", e))?;
-    let key = KeyPair::from_pem(&kept.key).map_err(|e| Error::certificate("reading a kept key", e))?;
-    let fits = key.public_key_raw() == parsed.public_key().subject_public_key.data.as_ref();
-    let fresh = parsed.validity().not_after.timestamp() - now > request.days * DAY / 3;
+/// The DNS names and addresses that a certificate is for.
+pub(crate) fn alternative_names(
+    parsed: &x509_parser::certificate::X509Certificate<'_>,
+) -> (Vec<String>, Vec<IpAddr>) {
     let mut names = Vec::new();
     let mut addresses = Vec::new();
     if let Ok(Some(san)) = parsed.subject_alternative_name() {
@@ -202,6 +198,18 @@ fn covers(kept: &Credential, request: &CertificateRequest, now: i64) -> Result<b
             }
         }
     }
+    (names, addresses)
+}
+
+fn covers(kept: &Credential, request: &CertificateRequest, now: i64) -> Result<bool, Error> {
+    let chain = kept.chain()?;
+    let Some(first) = chain.first() else { return Ok(false) };
+    let (_, parsed) = x509_parser::parse_x509_certificate(first)
+        .map_err(|e| Error::certificate("reading a kept certificate", e))?;
+    let key = KeyPair::from_pem(&kept.key).map_err(|e| Error::certificate("reading a kept key", e))?;
+    let fits = key.public_key_raw() == parsed.public_key().subject_public_key.data.as_ref();
+    let fresh = parsed.validity().not_after.timestamp() - now > request.days * DAY / 3;
+    let (names, addresses) = alternative_names(&parsed);
     let (user, groups) = crate::tls::subject(&parsed);
     Ok(fits
         && fresh

@@ -2,16 +2,22 @@
 //! It holds keys and signs; it decides nothing about what an identity may do.
 
 pub mod authority;
+pub mod join_token;
 pub mod key_list;
 pub mod kubeconfig;
+pub mod node_credential;
+pub mod rotating;
 pub mod signing_request;
 pub mod tls;
 pub mod token;
 
 mod anybody;
+mod expired;
 mod files;
 
 pub use authority::{Authority, CertificateRequest, Credential, Usage};
+pub use join_token::JoinToken;
+pub use rotating::Rotating;
 pub use token::{Claims, ObjectRef, ServiceAccountKey};
 
 /// Why a certificate, key or token could not be made or trusted.

@@ -4,8 +4,8 @@
 use crate::{Authority, Error};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
-    SigningKey, SubjectPublicKeyInfo, date_time_ymd,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType, SigningKey, SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use std::{net::IpAddr, time::Duration};
@@ -31,9 +31,9 @@ pub struct Subject {
     /// O, in the order of the request.
     pub organizations: Vec<String>,
     /// DNS names.
-    pub dns_names: usize,
+    pub dns_names: Vec<String>,
     /// IP addresses.
-    pub addresses: usize,
+    pub addresses: Vec<IpAddr>,
     /// Other names: mail addresses, URIs and whatever else there may be.
     pub other_names: usize,
 }
@@ -62,14 +62,38 @@ pub fn subject(pem: &str) -> Result<Subject, Error> {
         if let ParsedExtension::SubjectAlternativeName(names) = extension {
             for name in &names.general_names {
                 match name {
-                    GeneralName::DNSName(_) => subject.dns_names += 1,
-                    GeneralName::IPAddress(_) => subject.addresses += 1,
+                    GeneralName::DNSName(name) => subject.dns_names.push((*name).to_string()),
+                    GeneralName::IPAddress(octets) => match address(octets) {
+                        Ok(address) => subject.addresses.push(address),
+                        Err(_) => subject.other_names += 1,
+                    },
                     _ => subject.other_names += 1,
                 }
             }
         }
     }
     Ok(subject)
+}
+
+/// Makes a request (PEM) with a new key, and the key (PEM).
+///
+/// # Errors
+/// Where a name cannot be put into a certificate.
+pub fn make(
+    common_name: &str,
+    organization: &str,
+    dns_names: &[String],
+    addresses: &[IpAddr],
+) -> Result<(String, String), Error> {
+    let failed = |e: rcgen::Error| Error::certificate("making a request", e);
+    let key = KeyPair::generate().map_err(failed)?;
+    let mut params = CertificateParams::new(dns_names.to_vec()).map_err(failed)?;
+    params.subject_alt_names.extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let request = params.serialize_request(&key).and_then(|r| r.pem()).map_err(failed)?;
+    Ok((request, key.serialize_pem()))
 }
 
 /// Whether `certificate` (PEM) is no longer valid; one that cannot be read counts as valid for ever.
@@ -228,7 +252,6 @@ fn pem(certificate: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::KeyPair;
 
     const NOW: i64 = 1_790_000_000;
 
@@ -253,8 +276,8 @@ mod tests {
             Subject {
                 common_name: "system:node:a".into(),
                 organizations: vec!["system:nodes".into()],
-                dns_names: 1,
-                addresses: 1,
+                dns_names: vec!["a.example".into()],
+                addresses: vec!["10.0.0.1".parse().expect("an address")],
                 other_names: 0,
             }
         );

@@ -1,12 +1,12 @@
 //! rustls configurations for the cluster's servers and clients, and the identity in a client's certificate.
 
-use crate::{Credential, Error, anybody::Anybody};
+use crate::{Credential, Error, anybody::Anybody, expired::ExpiredNodes};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::danger::ServerCertVerifier,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use std::sync::Arc;
 use x509_parser::certificate::X509Certificate;
@@ -16,7 +16,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn roots(authority: &str) -> Result<RootCertStore, Error> {
+pub(crate) fn roots(authority: &str) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
         store.add(certificate.map_err(|e| Error::certificate("reading the authority's certificate", e))?)?;
@@ -25,24 +25,35 @@ fn roots(authority: &str) -> Result<RootCertStore, Error> {
 }
 
 /// A server that shows `credential` and asks clients for a certificate of `client_authority` (PEM). Clients may come
-/// without one: who they are is then decided by their token, or they are anonymous. `required` turns them away instead.
+/// without one: who they are is then decided by their token, or they are anonymous. Nodes may come with one that is over
+/// ([`is_over`]), to have it renewed. `required` turns all of these away instead.
 pub fn server_config(
     credential: &Credential,
     client_authority: &str,
     required: bool,
     alpn: &[&str],
 ) -> Result<Arc<ServerConfig>, Error> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_authority)?), provider());
-    let verifier = if required { verifier } else { verifier.allow_unauthenticated() }
-        .build()
-        .map_err(|e| Error::certificate("preparing the check of client certificates", e))?;
+    let verifier = client_verifier(client_authority, required)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(credential.chain()?, credential.private_key()?)?;
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+pub(crate) fn client_verifier(authority: &str, required: bool) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider());
+    let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+    let verifier =
+        verifier.build().map_err(|e| Error::certificate("preparing the check of client certificates", e))?;
+    Ok(if required { verifier } else { Arc::new(ExpiredNodes(verifier)) })
+}
+
+/// Whether a certificate is no longer valid at `now` (seconds since the epoch); one that cannot be read counts as such.
+pub fn is_over(certificate: &CertificateDer<'_>, now: i64) -> bool {
+    x509_parser::parse_x509_certificate(certificate)
+        .map_or(true, |(_, parsed)| parsed.validity().not_after.timestamp() < now)
 }
 
 /// A client that trusts `authority` (PEM) and shows `credential`, if it has one.

@@ -24,11 +24,13 @@ pub struct Configuration {
     /// At least one; no two of a name.
     pub profiles: Vec<Profile>,
     pub(crate) backoff: Backoff,
+    /// What decides among nodes that are equally good; the time of the start, if nothing else is said.
+    pub seed: Option<u64>,
 }
 
 impl Default for Configuration {
     fn default() -> Self {
-        Self { profiles: vec![Profile::default()], backoff: Backoff::default() }
+        Self { profiles: vec![Profile::default()], backoff: Backoff::default(), seed: None }
     }
 }
 
@@ -111,7 +113,7 @@ impl Configuration {
         if profiles.is_empty() {
             profiles.push(Profile::default());
         }
-        Ok(Self { profiles, backoff })
+        Ok(Self { profiles, backoff, seed: None })
     }
 }
 

@@ -6,7 +6,10 @@ use crate::{
     nodes::NodeId,
     shape::{Ownership, Shape},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// A set of labels in a namespace, by its number.
 pub type LabelsId = u32;
@@ -20,7 +23,7 @@ struct LabelSet {
     on: HashMap<NodeId, (i32, i32)>,
     /// The counters that count them.
     counters: Vec<usize>,
-    /// How many owned terms were asked whether they mean them, and those that do.
+    /// How many owned terms, in the order in which they came, were asked whether they mean them, and those that do.
     owned: (usize, Arc<[usize]>),
 }
 
@@ -62,10 +65,17 @@ pub struct Counters {
     idle_sets: usize,
     counters: Vec<Option<Counter>>,
     counter_ids: HashMap<Counted, usize>,
-    owned: Vec<OwnedTerm>,
+    owned: Vec<Option<OwnedTerm>>,
     owned_ids: HashMap<OwnedKey, usize>,
+    /// Their numbers in the order in which they came.
+    owned_order: Vec<usize>,
+    free_owned: Vec<usize>,
     of_shape: HashMap<u32, Arc<[usize]>>,
+    forget_at: usize,
 }
+
+/// Fewer terms and shapes than this are not worth forgetting.
+const FEW: usize = 1024;
 
 impl Counters {
     /// The number of a pod's labels.
@@ -145,7 +155,7 @@ impl Counters {
             return;
         }
         for id in self.owned_of(shape).iter() {
-            let on = &mut self.owned[*id].on;
+            let Some(Some(OwnedTerm { on, .. })) = self.owned.get_mut(*id) else { continue };
             let count = on.entry(node).or_default();
             *count += sign;
             if *count == 0 {
@@ -159,12 +169,20 @@ impl Counters {
         if let Some(known) = self.of_shape.get(&shape.id) {
             return known.clone();
         }
+        if shape.owned().next().is_none() {
+            return Arc::default();
+        }
         let mut ids = Vec::new();
         for (ownership, term) in shape.owned() {
             let key = (ownership, term.pods.text().clone(), term.topology_key.clone());
             let id = *self.owned_ids.entry(key).or_insert_with(|| {
-                self.owned.push(OwnedTerm { ownership, term: term.clone(), on: HashMap::new() });
-                self.owned.len() - 1
+                let id = self.free_owned.pop().unwrap_or(self.owned.len());
+                if id == self.owned.len() {
+                    self.owned.push(None);
+                }
+                self.owned[id] = Some(OwnedTerm { ownership, term: term.clone(), on: HashMap::new() });
+                self.owned_order.push(id);
+                id
             });
             ids.push(id);
         }
@@ -182,24 +200,59 @@ impl Counters {
     pub fn owned_meaning(&mut self, labels: LabelsId, spaces: &Namespaces) -> Arc<[usize]> {
         let Some(Some(set)) = self.sets.get_mut(labels as usize) else { return Arc::default() };
         let (asked, known) = &set.owned;
-        if *asked < self.owned.len() {
-            let meant = |id: &usize| self.owned[*id].term.pods.matches(&set.namespace, &set.labels, spaces);
-            let more: Vec<usize> = (*asked..self.owned.len()).filter(meant).collect();
+        if *asked < self.owned_order.len() {
+            let meant = |id: &usize| {
+                let term = self.owned[*id].as_ref();
+                term.is_some_and(|t| t.term.pods.matches(&set.namespace, &set.labels, spaces))
+            };
+            let more: Vec<usize> = self.owned_order[*asked..].iter().copied().filter(meant).collect();
             let all =
                 if more.is_empty() { known.clone() } else { known.iter().copied().chain(more).collect() };
-            set.owned = (self.owned.len(), all);
+            set.owned = (self.owned_order.len(), all);
         }
         set.owned.1.clone()
     }
 
     /// A term that placed pods have.
-    pub fn owned(&self, id: usize) -> &OwnedTerm {
-        &self.owned[id]
+    pub fn owned(&self, id: usize) -> Option<&OwnedTerm> {
+        self.owned.get(id)?.as_ref()
     }
 
     /// How many pods of a node have a term.
     pub fn owners(&self, id: usize, node: NodeId) -> i64 {
-        self.owned[id].on.get(&node).map_or(0, |n| i64::from(*n))
+        self.owned(id).and_then(|t| t.on.get(&node)).map_or(0, |n| i64::from(*n))
+    }
+
+    /// How many terms of pods are known.
+    pub fn terms(&self) -> usize {
+        self.owned_ids.len()
+    }
+
+    /// Whether so many terms came that some may be forgotten.
+    pub(crate) fn may_forget(&self) -> bool {
+        self.owned_ids.len() + self.of_shape.len() > self.forget_at.max(FEW)
+    }
+
+    /// Forgets the terms that no pod of these shapes has; answers which. Their numbers may come to mean others.
+    pub(crate) fn forget(&mut self, shapes: &HashSet<u32>) -> HashSet<usize> {
+        self.of_shape.retain(|shape, _| shapes.contains(shape));
+        let kept: HashSet<usize> = self.of_shape.values().flat_map(|ids| ids.iter().copied()).collect();
+        let mut gone = HashSet::new();
+        self.owned_ids.retain(|_, id| {
+            let keep = kept.contains(id);
+            if !keep {
+                self.owned[*id] = None;
+                gone.insert(*id);
+            }
+            keep
+        });
+        if !gone.is_empty() {
+            self.owned_order.retain(|id| kept.contains(id));
+            self.free_owned.extend(&gone);
+            self.sets.iter_mut().flatten().for_each(|set| set.owned = (0, Arc::default()));
+        }
+        self.forget_at = 2 * (self.owned_ids.len() + self.of_shape.len());
+        gone
     }
 
     /// A counter of the pods that all of the selectors mean; give it back with [`Counters::release`].
@@ -270,7 +323,7 @@ impl Counters {
     pub fn looks_at_namespaces(&self) -> bool {
         let counters = self.counters.iter().flatten();
         counters.flat_map(|c| &c.selectors).any(|s| s.looks_at_namespaces())
-            || self.owned.iter().any(|t| t.term.pods.looks_at_namespaces())
+            || self.owned.iter().flatten().any(|t| t.term.pods.looks_at_namespaces())
     }
 }
 

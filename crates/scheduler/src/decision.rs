@@ -7,6 +7,7 @@ use crate::{
     snapshot::{Placed, Snapshot, ViewKey},
     strategy::MAX,
     view::{Bucket, Facts, HEAD, Role, View},
+    volume_limits::Crowd,
 };
 use k8s_openapi::api::core::v1::Pod;
 use orlop_api::node_affinity;
@@ -104,6 +105,8 @@ pub struct Vetoes {
     pub before: Option<(Plugin, String)>,
     /// Against single nodes.
     pub nodes: HashMap<NodeId, Refusal>,
+    /// Of those the nodes that would have room for the pod's volumes if others left.
+    pub crowds: HashMap<NodeId, Vec<Crowd>>,
 }
 
 /// A node that a pod fits, with what each plugin thinks of it.

@@ -4,6 +4,7 @@
 use crate::{
     plugin::{Plugin, Plugins},
     shape::{Shape, spec_of},
+    volumes::claims_of,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
@@ -23,6 +24,8 @@ pub(crate) enum Happening {
     PodLeft(Arc<Pod>),
     /// Claims, volumes or classes changed.
     Storage,
+    /// A volume was taken off a node, or what nodes can have attached changed.
+    Attachable,
     /// Labels of namespaces, or what belongs together, changed.
     Namespaces,
 }
@@ -79,6 +82,7 @@ impl Happening {
                 NodeVolumeLimits,
             ],
             Self::Storage => &[VolumeBinding, VolumeZone, NodeVolumeLimits, VolumeRestrictions],
+            Self::Attachable => &[NodeVolumeLimits],
             Self::Namespaces => &[InterPodAffinity],
         };
         list.iter().copied().fold(Plugins::default(), Plugins::with)
@@ -96,13 +100,14 @@ impl Happening {
             Self::PodLeft(left) => match plugin {
                 Plugin::NodePorts => ports_may_help(shape, left),
                 Plugin::PodTopologySpread => spread_may_help(shape, left),
+                Plugin::NodeVolumeLimits => !claims_of(left).is_empty(),
                 _ => true,
             },
             Self::PodPlaced(placed) => match plugin {
                 Plugin::PodTopologySpread => spread_may_help(shape, placed),
                 _ => !shape.near.is_empty(),
             },
-            Self::Storage | Self::Namespaces => true,
+            Self::Storage | Self::Attachable | Self::Namespaces => true,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod profile;
 pub mod shape;
 pub mod snapshot;
 pub mod strategy;
+pub mod volume_limits;
 pub mod volumes;
 pub mod workloads;
 pub mod world;
@@ -25,4 +26,4 @@ mod queue;
 mod scheduler;
 mod view;
 
-pub use scheduler::{run, run_with};
+pub use scheduler::{run, run_sharing, run_with};

@@ -9,12 +9,17 @@ use crate::{
     shape::spec_of,
     snapshot::{Placed, Snapshot},
     view::{Facts, View},
+    volume_limits::{self, Crowd},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt;
 use orlop_api::selector::Selector;
-use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 const NO_HELP: &str = "Preemption is not helpful for scheduling";
@@ -94,13 +99,15 @@ impl Snapshot {
         if vetoes.before.is_some() {
             return Err(failure(total, Vec::new()));
         }
-        // What volumes stand against stays in the way whoever leaves.
-        let fixed: BTreeSet<NodeId> = vetoes.nodes.keys().copied().collect();
+        // What volumes stand against stays in the way whoever leaves, but for those that crowd others out.
+        let crowds = vetoes.crowds;
+        let fixed: BTreeSet<NodeId> =
+            vetoes.nodes.keys().filter(|n| !crowds.contains_key(n)).copied().collect();
         let case = self.case(pod, profile, vetoes.nodes);
         let offset = self.pivot(profile);
         let rules = self.profile(profile).clone();
         let Some((view, facts)) = self.seen(&case.key) else { return Err(failure(total, Vec::new())) };
-        let search = Search { snapshot: self, view, facts, case: &case, budgets };
+        let search = Search { snapshot: self, view, facts, case: &case, budgets, crowds: &crowds };
         let told = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
         let nominated = self.nomination(pod.metadata.uid.as_deref().unwrap_or_default()).map(|p| p.node);
         if let Some(node) = nominated.or_else(|| told.and_then(|n| self.nodes.find(n)))
@@ -162,6 +169,7 @@ struct Search<'a> {
     facts: Facts<'a>,
     case: &'a Case,
     budgets: &'a [Budget],
+    crowds: &'a HashMap<NodeId, Vec<Crowd>>,
 }
 
 impl<'a> Search<'a> {
@@ -213,6 +221,9 @@ impl<'a> Search<'a> {
     /// What stands against the pod on a node without some of its pods: both with those that are to come there, and without.
     fn refuses(&self, node: NodeId, without: &[&Placed]) -> Option<Refusal> {
         let me = &self.case.pod;
+        if self.crowds.get(&node).into_iter().flatten().any(|c| c.is_too_much(without)) {
+            return Some(volume_limits::refusal());
+        }
         let to_come: Vec<&Placed> = self
             .snapshot
             .nominated

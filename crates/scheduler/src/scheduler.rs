@@ -7,7 +7,7 @@ use crate::{
     decision::{Decision, Diagnosis},
     feed::{Change, Feed},
     hints::{Happening, parts},
-    plugin::Plugins,
+    plugin::{Plugin, Plugins},
     preemption::{self, Budget},
     queue::{Pending, Queue},
     shape::spec_of,
@@ -17,7 +17,7 @@ use crate::{
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Client, ResourceExt};
-use orlop_client::{Clock, EventType, Key, Recorder};
+use orlop_client::{Caches, Clock, EventType, Key, Recorder};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -41,8 +41,13 @@ pub async fn run(client: Client, clock: Clock) {
 
 /// Runs the scheduler until dropped.
 pub async fn run_with(client: Client, clock: Clock, configuration: Configuration) {
-    let (feed, mut changes) = Feed::new();
-    let seed = clock().as_nanosecond() as u64;
+    run_sharing(client, clock, configuration, &Caches::default()).await;
+}
+
+/// The same with caches that others in this process use too.
+pub async fn run_sharing(client: Client, clock: Clock, configuration: Configuration, caches: &Caches) {
+    let (feed, mut changes) = Feed::new(caches);
+    let seed = configuration.seed.unwrap_or_else(|| clock().as_nanosecond() as u64);
     let recorders = configuration.profiles.iter().map(|p| {
         // Events name their source by a word that lives as long as the process; profiles do too.
         let name: &'static str = Box::leak(p.name.clone().into_boxed_str());
@@ -129,17 +134,21 @@ fn node_of(pod: &Pod) -> Option<&str> {
     spec_of(pod).node_name.as_deref().filter(|n| !n.is_empty())
 }
 
-/// Whether a pod waits for a node, and nothing is in the way of looking for one.
+/// Whether a pod waits for a node.
 fn waits(pod: &Pod) -> bool {
-    node_of(pod).is_none()
-        && !is_finished(pod)
-        && pod.metadata.deletion_timestamp.is_none()
-        && spec_of(pod).scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+    node_of(pod).is_none() && !is_finished(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether a plugin that is asked before a pod is put in line keeps it out.
+fn is_held_back(pod: &Pod, asked: Plugins) -> bool {
+    asked.has(Plugin::SchedulingGates)
+        && spec_of(pod).scheduling_gates.as_ref().is_some_and(|g| !g.is_empty())
 }
 
 impl Scheduler<'_> {
     fn is_ours(&self, pod: &Pod) -> bool {
-        waits(pod) && self.snapshot.profile_of(pod).is_some()
+        let profile = self.snapshot.profile_of(pod).filter(|_| waits(pod));
+        profile.is_some_and(|p| !is_held_back(pod, self.snapshot.profile(p).pre_enqueue))
     }
 
     fn happened(&mut self, what: Happening) {
@@ -195,6 +204,16 @@ impl Scheduler<'_> {
                 self.volumes.set_class(&name, class);
                 self.happened(Happening::Storage);
             }
+            Change::CsiNode(name, node) => {
+                self.volumes.set_csi_node(&name, node.as_deref());
+                self.happened(Happening::Attachable);
+            }
+            Change::Attachment(name, attachment) => {
+                self.volumes.set_attachment(&name, attachment.as_deref());
+                if attachment.is_none() {
+                    self.happened(Happening::Attachable);
+                }
+            }
             Change::Budget(key, budget) => {
                 match budget.and_then(|b| Budget::of(&b)) {
                     Some(budget) => self.budgets.insert(key, budget),
@@ -239,7 +258,7 @@ impl Scheduler<'_> {
                 let node = node_of(&pod).unwrap_or_default().to_string();
                 let known = self.snapshot.placed(&uid).map(|p| p.pod.clone());
                 self.snapshot.place(&node, &pod);
-                self.volumes.set_user(&pod, true);
+                self.volumes.set_user(&pod, Some(&node));
                 let labels = |p: &Pod| p.metadata.labels.clone();
                 match known {
                     Some(known) if spec_of(&known).containers != spec_of(&pod).containers => {
@@ -255,7 +274,7 @@ impl Scheduler<'_> {
                 let gone = new.or(old);
                 if let Some(pod) = gone {
                     self.snapshot.nominate(&pod, None);
-                    self.volumes.set_user(&pod, false);
+                    self.volumes.set_user(&pod, None);
                     if !self.assumed.contains_key(&uid) && self.snapshot.remove_pod(&uid) {
                         self.happened(Happening::PodLeft(pod));
                     }
@@ -294,7 +313,7 @@ impl Scheduler<'_> {
         let object = id.and_then(|id| self.snapshot.nodes().object(id).cloned());
         let preparations = object.map(|n| self.volumes.reserve(&pod, &n)).unwrap_or_default();
         self.snapshot.place(&node, &pod);
-        self.volumes.set_user(&pod, true);
+        self.volumes.set_user(&pod, Some(&node));
         let patience = self.snapshot.profile(profile).bind_timeout;
         let assumed =
             Assumed { pod: pod.clone(), node: node.clone(), profile, preparations: preparations.clone() };
@@ -397,7 +416,7 @@ impl Scheduler<'_> {
             if here.is_none() || here.is_some_and(|p| is_finished(&p)) {
                 // It went while it was bound, and its going was not taken in.
                 self.snapshot.remove_pod(uid);
-                self.volumes.set_user(&pod, false);
+                self.volumes.set_user(&pod, None);
                 self.happened(Happening::PodLeft(pod));
             }
             return;
@@ -431,7 +450,7 @@ impl Scheduler<'_> {
     }
 
     fn forget(&mut self, uid: &str, pod: &Arc<Pod>) {
-        self.volumes.set_user(pod, false);
+        self.volumes.set_user(pod, None);
         if self.snapshot.remove_pod(uid) {
             self.happened(Happening::PodLeft(pod.clone()));
         }
@@ -456,11 +475,17 @@ mod tests {
         };
         assert!(with(|_| {}));
         assert!(!with(|p| p.spec.get_or_insert_default().node_name = Some("n".into())));
-        assert!(!with(|p| {
-            p.spec.get_or_insert_default().scheduling_gates =
-                Some(vec![PodSchedulingGate { name: "wait".into() }]);
-        }));
         assert!(!with(|p| p.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH))));
+    }
+
+    #[test]
+    fn gates_hold_a_pod_back_where_the_profile_asks_the_plugin() {
+        let mut pod = Pod { spec: Some(PodSpec::default()), ..Pod::default() };
+        assert!(!is_held_back(&pod, Plugins::all()));
+        pod.spec.get_or_insert_default().scheduling_gates =
+            Some(vec![PodSchedulingGate { name: "wait".into() }]);
+        assert!(is_held_back(&pod, Plugins::all()));
+        assert!(!is_held_back(&pod, Plugins::all().without(Plugin::SchedulingGates)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::ResourceExt;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -169,7 +169,26 @@ impl Snapshot {
         self.placed = placed;
         for pod in self.nominated.values_mut() {
             pod.labels = self.counters.labels(&pod.shape.namespace, pod.pod.labels(), &self.namespaces);
+            self.counters.owned_of(&pod.shape);
         }
+    }
+
+    /// How many terms of pods (affinity, anti-affinity) are remembered; some of them of pods that are gone.
+    pub fn terms(&self) -> usize {
+        self.counters.terms()
+    }
+
+    /// Forgets terms of pods that are gone, now and then.
+    fn forget_terms(&mut self) {
+        if !self.counters.may_forget() {
+            return;
+        }
+        let there = self.placed.values().chain(self.nominated.values());
+        let shapes: HashSet<u32> = there.map(|p| p.shape.id).collect();
+        let gone = self.counters.forget(&shapes);
+        let old: Vec<ViewKey> =
+            self.views.keys().filter(|k| k.owned.iter().any(|id| gone.contains(id))).cloned().collect();
+        self.drop_views(old);
     }
 
     /// The shape of a pod.
@@ -222,6 +241,7 @@ impl Snapshot {
         if residents.is_empty() && self.nodes.object(old.node).is_none() {
             self.nodes.release(old.node);
         }
+        self.forget_terms();
         true
     }
 
@@ -287,6 +307,7 @@ impl Snapshot {
 
     /// The view that a pod of a shape has, up to date.
     pub(crate) fn view(&mut self, profile: usize, pod: &Placed, shape: &Arc<Shape>) -> ViewKey {
+        self.forget_terms();
         let rules = self.profiles[profile].clone();
         let interpod =
             rules.filters.has(Plugin::InterPodAffinity) || rules.weight(Plugin::InterPodAffinity) != 0;
@@ -353,7 +374,11 @@ impl Snapshot {
         let limit = ages[ages.len() / 4];
         let old: Vec<ViewKey> =
             self.views.iter().filter(|(_, k)| k.view.last_used <= limit).map(|(k, _)| k.clone()).collect();
-        for key in old {
+        self.drop_views(old);
+    }
+
+    fn drop_views(&mut self, keys: Vec<ViewKey>) {
+        for key in keys {
             if let Some(kept) = self.views.remove(&key) {
                 kept.counters.into_iter().for_each(|c| self.counters.release(c));
             }
@@ -483,7 +508,7 @@ impl Components<'_> {
             self.add(Role::Apart, key, vec![(source, 1)]);
         }
         for id in owned {
-            let term = self.snapshot.counters.owned(*id);
+            let Some(term) = self.snapshot.counters.owned(*id) else { continue };
             if term.ownership == Ownership::RequiresApart {
                 let key = self.snapshot.nodes.key(&term.term.topology_key.clone());
                 self.add(Role::KeptApart, key, vec![(Source::Owners(*id), 1)]);
@@ -501,7 +526,7 @@ impl Components<'_> {
             return;
         }
         for id in owned {
-            let term = self.snapshot.counters.owned(*id);
+            let Some(term) = self.snapshot.counters.owned(*id) else { continue };
             let weight = match term.ownership {
                 Ownership::RequiresNear => rules.hard_pod_affinity_weight,
                 Ownership::Prefers(weight) => weight,

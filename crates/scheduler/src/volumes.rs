@@ -1,4 +1,4 @@
-//! Claims of pods: VolumeBinding, VolumeZone and VolumeRestrictions. Says which nodes a pod's volumes rule out, and what has to be
+//! Claims of pods: VolumeBinding, VolumeZone, VolumeRestrictions and NodeVolumeLimits. Says which nodes a pod's volumes rule out, and what has to be
 //! done before it can be bound to one. Pure; claims are bound by others.
 
 use crate::{
@@ -7,10 +7,11 @@ use crate::{
     profile::Profile,
     shape::spec_of,
     snapshot::Snapshot,
+    volume_limits::{self, Attachable, Crowd, Handle, Limits},
 };
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, TopologySelectorTerm},
-    storage::v1::StorageClass,
+    storage::v1::{CSINode, StorageClass, VolumeAttachment},
 };
 use kube::ResourceExt;
 use orlop_api::{node_affinity, quantity::Quantity, selector::Selector};
@@ -62,8 +63,11 @@ pub struct Volumes {
     claims: HashMap<ClaimName, Arc<PersistentVolumeClaim>>,
     volumes: BTreeMap<String, Arc<PersistentVolume>>,
     classes: HashMap<String, Arc<StorageClass>>,
-    /// Uids of pods that use a claim and have a node.
-    users: HashMap<ClaimName, BTreeSet<String>>,
+    /// Uids of pods that use a claim and have a node, with the node.
+    users: HashMap<ClaimName, BTreeMap<String, String>>,
+    /// The claims that pods of a node use.
+    used_on: HashMap<String, BTreeSet<ClaimName>>,
+    limits: Limits,
     /// Volumes that are being given to claims.
     promised: HashMap<String, ClaimName>,
 }
@@ -139,17 +143,38 @@ impl Volumes {
         };
     }
 
-    /// Notes that a pod uses its claims, or, being gone, no more.
-    pub fn set_user(&mut self, pod: &Pod, uses: bool) {
+    /// Takes in how many volumes a node can have attached; `None` if nobody says so any more.
+    pub fn set_csi_node(&mut self, name: &str, node: Option<&CSINode>) {
+        self.limits.set_node(name, node);
+    }
+
+    /// Takes in that a volume is attached to a node; `None` if no more.
+    pub fn set_attachment(&mut self, name: &str, attachment: Option<&VolumeAttachment>) {
+        self.limits.set_attachment(name, attachment);
+    }
+
+    /// Notes that a pod uses its claims on a node, or, being gone, no more.
+    pub fn set_user(&mut self, pod: &Pod, node: Option<&str>) {
         let uid = pod.uid().unwrap_or_default();
         for (claim, _) in claims_of(pod) {
-            if uses {
-                self.users.entry(claim).or_default().insert(uid.clone());
-            } else if let Some(all) = self.users.get_mut(&claim) {
-                all.remove(&uid);
-                if all.is_empty() {
-                    self.users.remove(&claim);
+            let users = self.users.entry(claim.clone()).or_default();
+            let old = match node {
+                Some(node) => users.insert(uid.clone(), node.to_string()),
+                None => users.remove(&uid),
+            };
+            if let Some(old) = old.filter(|old| !users.values().any(|n| n == old))
+                && let Some(used) = self.used_on.get_mut(&old)
+            {
+                used.remove(&claim);
+                if used.is_empty() {
+                    self.used_on.remove(&old);
                 }
+            }
+            if users.is_empty() {
+                self.users.remove(&claim);
+            }
+            if let Some(node) = node {
+                self.used_on.entry(node.to_string()).or_default().insert(claim);
             }
         }
     }
@@ -172,7 +197,13 @@ impl Volumes {
         let alone = profile.filters.has(Plugin::VolumeRestrictions) && self.is_used_alone(pod);
         let nodes = snapshot.nodes();
         let places = self.looks_at_nodes(&needs);
-        if !alone && !places {
+        let brings = if profile.filters.has(Plugin::NodeVolumeLimits) {
+            self.attachables(claims_of(pod).iter().map(|(name, _)| name))
+        } else {
+            BTreeSet::new()
+        };
+        let limited = self.limits.matter_to(&brings);
+        if !alone && !places && !limited {
             return vetoes;
         }
         for id in nodes.by_name() {
@@ -182,9 +213,16 @@ impl Volumes {
                 (on && self.zone_conflict(&needs, node))
                     .then(|| Refusal::always(Plugin::VolumeZone, "node(s) had no available volume zone"))
             };
+            let crowds = if limited { self.crowds(nodes.name(id), &brings) } else { Vec::new() };
             let refusal = if alone {
                 let words = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
                 Some(Refusal::always(Plugin::VolumeRestrictions, words))
+            } else if !crowds.is_empty() {
+                // Who leaves makes room, but only where nothing else of the volumes stands against the node.
+                if !(places && ((binding && self.conflict(&needs, node).is_some()) || zone().is_some())) {
+                    vetoes.crowds.insert(id, crowds);
+                }
+                Some(volume_limits::refusal())
             } else {
                 let words = if binding { self.conflict(&needs, node) } else { None };
                 words.map(|w| Refusal::always(Plugin::VolumeBinding, w)).or_else(zone)
@@ -203,8 +241,43 @@ impl Volumes {
             let modes = claim.and_then(|c| c.spec.as_ref()).and_then(|s| s.access_modes.as_ref());
             let alone = modes.into_iter().flatten().any(|m| m == "ReadWriteOncePod");
             let uid = pod.uid().unwrap_or_default();
-            alone && self.users.get(name).is_some_and(|all| all.iter().any(|u| *u != uid))
+            alone && self.users.get(name).is_some_and(|all| all.keys().any(|u| *u != uid))
         })
+    }
+
+    /// The volume that a claim means to its CSI driver, whether it is there or to be made; `None` if none is attached for it.
+    fn attachable(&self, name: &ClaimName) -> Option<Attachable> {
+        let claim = self.claims.get(name)?;
+        match volume_name(claim).and_then(|n| self.volumes.get(n)) {
+            Some(volume) => attachable(volume),
+            None => {
+                let driver = self.classes.get(class_name(claim))?.provisioner.clone();
+                Some(Attachable { driver, handle: Handle::Due(name.0.clone(), name.1.clone()) })
+            }
+        }
+    }
+
+    fn attachables<'a>(&self, claims: impl Iterator<Item = &'a ClaimName>) -> BTreeSet<Attachable> {
+        claims.filter_map(|name| self.attachable(name)).collect()
+    }
+
+    /// What does not fit of volumes that a pod would bring to a node.
+    fn crowds(&self, node: &str, brings: &BTreeSet<Attachable>) -> Vec<Crowd> {
+        if !brings.iter().any(|a| self.limits.most(node, &a.driver).is_some()) {
+            return Vec::new();
+        }
+        let mut held: BTreeMap<Attachable, Vec<String>> = BTreeMap::new();
+        for name in self.used_on.get(node).into_iter().flatten() {
+            let Some(volume) = self.attachable(name) else { continue };
+            let users = self.users.get(name).into_iter().flatten();
+            let here = users.filter(|(_, on)| *on == node).map(|(uid, _)| uid.clone());
+            held.entry(volume).or_default().extend(here);
+        }
+        let attached = self.limits.attached(node).filter_map(|n| self.volumes.get(n));
+        for volume in attached.filter_map(|v| attachable(v)) {
+            held.entry(volume).or_default();
+        }
+        Crowd::all(&self.limits, node, brings, &held)
     }
 
     fn needs(&self, pod: &Pod) -> Result<Needs, String> {
@@ -403,6 +476,12 @@ impl Volumes {
             }
         }
     }
+}
+
+/// What a volume is to its CSI driver; `None` if it is no such volume.
+fn attachable(volume: &PersistentVolume) -> Option<Attachable> {
+    let source = volume.spec.as_ref()?.csi.as_ref()?;
+    Some(Attachable { driver: source.driver.clone(), handle: Handle::Made(source.volume_handle.clone()) })
 }
 
 fn capacity(volume: &PersistentVolume) -> Quantity {

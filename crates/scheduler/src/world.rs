@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     core::v1::{
         Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
     },
-    storage::v1::StorageClass,
+    storage::v1::{CSINode, StorageClass, VolumeAttachment},
 };
 use orlop_api::selector::Selector;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// The lists that a [`World`] takes, by path, the pods last.
-pub const LISTS: [&str; 10] = [
+pub const LISTS: [&str; 12] = [
     "/api/v1/namespaces",
     "/api/v1/nodes",
     "/api/v1/services",
@@ -26,6 +26,8 @@ pub const LISTS: [&str; 10] = [
     "/api/v1/persistentvolumes",
     "/api/v1/persistentvolumeclaims",
     "/apis/storage.k8s.io/v1/storageclasses",
+    "/apis/storage.k8s.io/v1/csinodes",
+    "/apis/storage.k8s.io/v1/volumeattachments",
     "/api/v1/pods",
 ];
 
@@ -89,6 +91,10 @@ impl World {
                 self.volumes.set_claim((namespace, name), Some(Arc::new(claim)));
             }
             "storageclasses" => self.volumes.set_class(&name, Some(Arc::new(read::<StorageClass>(item)?))),
+            "csinodes" => self.volumes.set_csi_node(&name, Some(&read::<CSINode>(item)?)),
+            "volumeattachments" => {
+                self.volumes.set_attachment(&name, Some(&read::<VolumeAttachment>(item)?));
+            }
             _ => self.take_pod(&Arc::new(read::<Pod>(item)?)),
         }
         Ok(())
@@ -103,7 +109,7 @@ impl World {
         match spec_of(pod).node_name.as_deref().filter(|n| !n.is_empty()) {
             Some(node) => {
                 self.snapshot.place(node, pod);
-                self.volumes.set_user(pod, true);
+                self.volumes.set_user(pod, Some(node));
             }
             None => self.snapshot.nominate(pod, status.and_then(|s| s.nominated_node_name.as_deref())),
         }
@@ -112,7 +118,7 @@ impl World {
     /// Explains a pod; `None` if its `schedulerName` is somebody else's.
     pub fn explain(&mut self, pod: &Arc<Pod>) -> Option<Explanation> {
         let profile = self.snapshot.profile_of(pod)?;
-        self.volumes.set_user(pod, false);
+        self.volumes.set_user(pod, None);
         let rules = self.snapshot.profile(profile).clone();
         let vetoes = self.volumes.vetoes(pod, &self.snapshot, &rules);
         Some(self.snapshot.explanation(pod, profile, vetoes))

@@ -161,3 +161,13 @@ pub fn register(g: &mut SchemaGenerator) -> Vec<Root> {
     g.subschema_for::<WatchEvent<()>>();
     kinds
 }
+
+/// Our own kinds: `own_kinds.json` describes them.
+pub fn own() -> impl Iterator<Item = Root> {
+    ["Network", "NetworkAttachment"].into_iter().map(|kind| Root {
+        group: "orlop.dev",
+        version: "v1",
+        kind,
+        definition: format!("dev.orlop.v1.{kind}"),
+    })
+}

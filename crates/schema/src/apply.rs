@@ -264,8 +264,10 @@ fn not_owned(writer: &Writer<'_>) -> FieldSet {
 }
 
 /// `set` without what `writer` never owns. `metadata` itself is no field of anybody either.
-fn owned(set: FieldSet, writer: &Writer<'_>) -> FieldSet {
-    set.without(&not_owned(writer)).difference(&set_of(&[field_step("metadata")]))
+fn owned(mut set: FieldSet, writer: &Writer<'_>) -> FieldSet {
+    set.prune(&not_owned(writer));
+    set.remove_step(&field_step("metadata"));
+    set
 }
 
 fn api_version(object: &Value) -> &str {
@@ -411,7 +413,7 @@ pub fn update_managed_fields(ty: &TypeRef, old: Option<&Value>, new: &mut Value,
     };
     // An object whose owners are not known, or were forgotten on purpose, stays so until somebody applies.
     if !changes.is_empty() && (old.is_none() || !managers.is_empty()) {
-        record(&mut managers, &changes, api_version(new), writer);
+        record(&mut managers, changes, api_version(new), writer);
     }
     managers.write(new);
 }
@@ -435,19 +437,23 @@ fn unset(ty: MaybeType<'_>, new: &Value) -> Value {
     out
 }
 
-fn record(managers: &mut Managers, changes: &Comparison, api_version: &str, writer: &Writer<'_>) {
+fn record(managers: &mut Managers, changes: Comparison, api_version: &str, writer: &Writer<'_>) {
     let writing = Manager::new(writer.manager, Operation::Update, api_version, writer.subresource);
-    let written = changes.written();
+    let Comparison { added, modified, removed } = changes;
+    let mut taken = added;
+    taken.absorb(modified);
     for manager in managers.iter_mut() {
-        manager.set = manager.set.difference(&changes.removed);
+        if !removed.is_empty() {
+            manager.set = manager.set.difference(&removed);
+        }
         if !manager.is(&writing) {
-            manager.set = manager.set.difference(&written);
+            manager.set = manager.set.difference(&taken);
         }
     }
-    let taken = written.difference(&set_of(&[field_step("metadata")]));
+    taken.remove_step(&field_step("metadata"));
     if !taken.is_empty() {
         let mine = managers.get_or_add(writing);
-        mine.set = mine.set.union(&taken);
+        mine.set.absorb(taken);
         mine.time = Some(seconds(writer.now));
     }
     managers.drop_idle();

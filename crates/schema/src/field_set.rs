@@ -92,17 +92,7 @@ impl FieldSet {
     /// What is in either.
     pub fn union(&self, other: &FieldSet) -> FieldSet {
         let mut out = self.clone();
-        for (step, node) in &other.steps {
-            match out.steps.get_mut(step) {
-                Some(mine) => {
-                    mine.member |= node.member;
-                    mine.below = mine.below.union(&node.below);
-                }
-                None => {
-                    out.steps.insert(step.clone(), node.clone());
-                }
-            }
-        }
+        out.absorb(other.clone());
         out
     }
 
@@ -138,19 +128,45 @@ impl FieldSet {
         out
     }
 
-    /// This set without `prefixes` and everything below them.
-    pub fn without(&self, prefixes: &FieldSet) -> FieldSet {
-        let mut out = FieldSet::default();
-        for (step, node) in &self.steps {
-            match prefixes.steps.get(step) {
-                Some(prefix) if prefix.member => {}
-                Some(prefix) => out.put(step, node.member, node.below.without(&prefix.below)),
+    /// Takes in all of another set.
+    pub fn absorb(&mut self, other: FieldSet) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        for (step, node) in other.steps {
+            match self.steps.get_mut(&step) {
+                Some(mine) => {
+                    mine.member |= node.member;
+                    mine.below.absorb(node.below);
+                }
                 None => {
-                    out.steps.insert(step.clone(), node.clone());
+                    self.steps.insert(step, node);
                 }
             }
         }
-        out
+    }
+
+    /// Takes out `prefixes` and everything below them.
+    pub fn prune(&mut self, prefixes: &FieldSet) {
+        for (step, prefix) in &prefixes.steps {
+            let Some(node) = self.steps.get_mut(step) else { continue };
+            if !prefix.member {
+                node.below.prune(&prefix.below);
+            }
+            if prefix.member || !node.member && node.below.is_empty() {
+                self.steps.remove(step);
+            }
+        }
+    }
+
+    /// Takes out the path of this one step, but not what is below it.
+    pub fn remove_step(&mut self, step: &str) {
+        let Some(node) = self.steps.get_mut(step) else { return };
+        node.member = false;
+        if node.below.is_empty() {
+            self.steps.remove(step);
+        }
     }
 
     /// All paths, printed as in conflict messages: `.spec.containers[name="web"].image`.
@@ -183,16 +199,16 @@ impl FieldSet {
     }
 
     /// `fieldsV1`.
-    pub fn to_json(&self) -> Value {
-        let mut out = Map::new();
-        for (step, node) in &self.steps {
-            let mut below = node.below.to_json();
-            if node.member && !node.below.is_empty() {
+    pub fn into_json(self) -> Value {
+        let json = |(step, node): (String, Node)| {
+            let parts = node.member && !node.below.is_empty();
+            let mut below = node.below.into_json();
+            if parts {
                 below["."] = Value::Object(Map::new());
             }
-            out.insert(step.clone(), below);
-        }
-        Value::Object(out)
+            (step, below)
+        };
+        Value::Object(self.steps.into_iter().map(json).collect())
     }
 
     /// From `fieldsV1`; `None` if it is none.

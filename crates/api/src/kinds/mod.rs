@@ -36,6 +36,8 @@ mod mutating_admission_policy;
 mod mutating_admission_policy_binding;
 mod mutating_webhook_configuration;
 mod namespace;
+pub mod network;
+mod network_attachment;
 mod network_policy;
 mod node;
 mod persistent_volume;
@@ -134,6 +136,8 @@ static TABLE: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         validating_webhook_configuration::kind(),
         validating_admission_policy::kind(),
         validating_admission_policy_binding::kind(),
+        network::kind(),
+        network_attachment::kind(),
     ]
     .map(Arc::new)
     .into()

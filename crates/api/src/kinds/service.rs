@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 mod defaults;
+pub mod families;
 mod validate;
 
 pub use defaults::{needs_cluster_ip, needs_node_port};
@@ -43,7 +44,6 @@ impl Rules for Service {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        defaults::set_families(object);
         if object.is_object() {
             object["status"] = serde_json::json!({"loadBalancer": {}});
         }

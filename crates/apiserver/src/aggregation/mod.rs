@@ -206,6 +206,7 @@ impl Manager {
                 let [own, services, slices] = &mut changes;
                 let mut found = None;
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     () = aggregator.kinds_changed.notified() => {}
                     changed = own.changed() => if changed.is_err() { return },

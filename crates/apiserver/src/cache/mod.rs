@@ -4,6 +4,7 @@
 pub(crate) mod codec;
 pub(crate) mod kind_cache;
 pub(crate) mod object;
+pub(crate) mod slim;
 
 use crate::Error;
 use arc_swap::ArcSwap;
@@ -18,7 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -135,6 +136,7 @@ impl Caches {
         let caches = self.clone();
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = caches.follow(watch, orders) => {}
             }
@@ -193,7 +195,7 @@ impl Caches {
             };
             match batch {
                 Some(Ok(batch)) => {
-                    let now = Instant::now();
+                    let now = tokio::time::Instant::now().into_std();
                     let kinds = self.kinds.load();
                     let mut touched: Vec<&Arc<KindCache>> = Vec::new();
                     for change in &batch.changes {

@@ -1,7 +1,7 @@
 //! A live object as the cache keeps it: the bytes of the store, which it shares with the store, and the few parsed fields
 //! that selectors and paths need. Immutable; a change makes a new one.
 
-use super::codec;
+use super::{codec, slim};
 use bytes::Bytes;
 use orlop_api::Kind;
 use orlop_store::{Entry, Revision};
@@ -73,7 +73,11 @@ impl Object {
             let head: Head = serde_json::from_slice(&stored).ok()?;
             (head.metadata.labels.unwrap_or_default().into_iter().collect(), Box::default())
         } else {
-            let value: Value = serde_json::from_slice(&stored).ok()?;
+            // What no field is selected by need not be read.
+            let asked =
+                |key: &&str| kind.selectable_fields.iter().any(|f| f.split('.').any(|part| part == *key));
+            let skip: Vec<&str> = slim::LARGE.iter().copied().filter(|key| !asked(key)).collect();
+            let value = slim::value(&stored, &skip)?;
             let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
             let labels = labels
                 .into_iter()
@@ -145,6 +149,11 @@ impl Object {
         let mut out = Vec::with_capacity(self.stored.len() + codec::MARGIN);
         self.write(&mut out);
         out.into()
+    }
+
+    /// What the store holds of it: JSON without `resourceVersion`.
+    pub(crate) fn stored(&self) -> &Bytes {
+        &self.stored
     }
 
     /// Appends its wire form.

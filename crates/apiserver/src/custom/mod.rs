@@ -68,6 +68,7 @@ impl Manager {
         tokio::spawn(async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     changed = signal.changed() => if changed.is_err() { return },
                     () = tokio::time::sleep(LOOK_AGAIN), if again => {}

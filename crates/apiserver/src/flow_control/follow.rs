@@ -40,6 +40,7 @@ pub(crate) async fn start(server: &Arc<ApiServer>) -> Result<(), Error> {
         ensure.reset();
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 changed = schema_signal.changed() => if changed.is_err() { return },
                 changed = level_signal.changed() => if changed.is_err() { return },

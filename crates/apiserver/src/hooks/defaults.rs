@@ -7,6 +7,7 @@ use crate::{
     registry::{Part, Resource, WriteContext, metadata, schema::Body, update::Change},
     request::WriteOptions,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use orlop_api::{Status, kinds::priority_class::SYSTEM_CLASSES};
 use serde_json::{Value, json};
 use std::{net::IpAddr, sync::Arc};
@@ -33,6 +34,9 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
     service_range(server).await?;
     if let Some(authentication) = authentication(&server.config) {
         ensure(server, ("", "v1", "configmaps"), "kube-system", authentication, true).await?;
+    }
+    if let Some(info) = cluster_info(&server.config) {
+        ensure(server, ("", "v1", "configmaps"), "kube-public", info, true).await?;
     }
     let advertise = server.config.advertise;
     let labels = json!({"component": "apiserver", "provider": NAME});
@@ -67,6 +71,27 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
     ensure(server, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice, true).await
 }
 
+/// Where the API is and by which authority it can be known, for machines that join (Kubernetes documentation, "kubeadm
+/// implementation details", "Make the bootstrap config available"). Who reads it without trust compares it with a pin.
+fn cluster_info(config: &Config) -> Option<Value> {
+    if config.client_authority.is_empty() || config.advertise.ip().is_unspecified() {
+        return None;
+    }
+    let cluster = json!({
+        "certificate-authority-data": BASE64_STANDARD.encode(&config.client_authority),
+        "server": format!("https://{}", config.advertise),
+    });
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}],
+        "contexts": [], "current-context": "", "preferences": {}, "users": [],
+    });
+    Some(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        // JSON, which every YAML reader takes.
+        "data": {"kubeconfig": kubeconfig.to_string()},
+    }))
+}
+
 /// What a server that gets requests through this one must know to tell who asks (Kubernetes documentation, "Configure the Aggregation
 /// Layer").
 fn authentication(config: &Config) -> Option<Value> {
@@ -95,9 +120,10 @@ fn authentication(config: &Config) -> Option<Value> {
 /// The range of service addresses as an object, for who looks there.
 async fn service_range(server: &Arc<ApiServer>) -> Result<(), Error> {
     let (group, version, plural) = ("networking.k8s.io", "v1", "servicecidrs");
-    let range = server.config.service_range.trunc().to_string();
+    let ranges: Vec<String> =
+        server.config.service_ranges.iter().map(|range| range.trunc().to_string()).collect();
     let object = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": NAME}, "spec": {"cidrs": [range]},
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": NAME}, "spec": {"cidrs": ranges},
     });
     ensure(server, (group, version, plural), "", object, false).await?;
     let Some(resource) = server.registry.find(group, version, plural) else { return Ok(()) };

@@ -17,6 +17,7 @@ pub(crate) fn start_expiry(registry: &Arc<Registry>, ttl: Duration, stop: Cancel
         let mut tick = tokio::time::interval(EVERY.min(ttl));
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = tick.tick() => expire(&registry, ttl).await,
             }

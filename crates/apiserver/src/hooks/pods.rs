@@ -57,6 +57,9 @@ impl Hooks for Pods {
             return;
         }
         let Some(accounts) = registry.find("", "v1", "serviceaccounts") else { return };
+        if accounts.get(namespace, DEFAULT).is_ok() {
+            return;
+        }
         let mut changes = accounts.cache.subscribe();
         let there = async {
             while accounts.get(namespace, DEFAULT).is_err() {

@@ -3,7 +3,7 @@
 
 use super::Allocations;
 use crate::{
-    registry::{Cx, Hooks, Plan, Subresource, SubresourceRequest, metadata},
+    registry::{Cx, Hooks, Plan, Random, Subresource, SubresourceRequest, metadata},
     response::Response,
     streaming,
 };
@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use orlop_api::{
     FieldError, Kind, Status, kinds,
-    kinds::service::{needs_cluster_ip, needs_node_port},
+    kinds::service::{families, needs_cluster_ip, needs_node_port},
     object::{int, list, text},
 };
 use orlop_store::{Condition, Expect, Op};
@@ -20,6 +20,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 pub(super) struct Services {
     pub allocations: Arc<Allocations>,
+    pub random: Random,
 }
 
 /// The keys of what a Service holds, with where in the Service it stands.
@@ -65,16 +66,27 @@ impl Services {
         }
     }
 
-    /// Chooses an address where one is needed and none is given.
-    fn choose_address(&self, service: &mut Value) -> Result<(), Status> {
-        if !needs_cluster_ip(service) || !text(service, "/spec/clusterIP").is_empty() {
+    /// Settles which families a Service has, and chooses an address of each that has none.
+    fn choose_addresses(&self, service: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        families::settle(service, old, &self.allocations.families()).map_err(|errors| match self.kind() {
+            Ok(kind) => Status::invalid(&kind, metadata::text(service, "name"), &errors),
+            Err(status) => status,
+        })?;
+        if !needs_cluster_ip(service) || text(service, "/spec/clusterIP") == "None" {
             return Ok(());
         }
-        let Some(address) = self.allocations.free_address(rand::random()) else {
-            return Err(Status::internal("failed to allocate a serviceIP: range is full"));
-        };
-        service["spec"]["clusterIP"] = json!(address.to_string());
-        service["spec"]["clusterIPs"] = json!([address.to_string()]);
+        let mut addresses = list(service, "/spec/clusterIPs").to_vec();
+        for family in list(service, "/spec/ipFamilies").iter().skip(addresses.len()) {
+            let family = family.as_str().unwrap_or_default();
+            let Some(address) = self.allocations.free_address(family, (self.random)() as u64) else {
+                return Err(Status::internal("failed to allocate a serviceIP: range is full"));
+            };
+            addresses.push(json!(address.to_string()));
+        }
+        if let Some(first) = addresses.first() {
+            service["spec"]["clusterIP"] = first.clone();
+            service["spec"]["clusterIPs"] = json!(addresses);
+        }
         Ok(())
     }
 
@@ -124,7 +136,7 @@ impl Services {
 
     fn free_port(&self, protocols: &[&str], not: &[u16]) -> Result<u16, Status> {
         self.allocations
-            .free_port(protocols, rand::random(), not)
+            .free_port(protocols, (self.random)() as u64, not)
             .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
     }
 
@@ -137,9 +149,10 @@ impl Services {
             if path.starts_with("spec.clusterIPs") {
                 let given = service["spec"]["clusterIPs"].clone();
                 let ip = key.rsplit('/').next().unwrap_or_default().to_string();
-                let inside = ip.parse().is_ok_and(|ip| self.allocations.contains(ip));
-                if !inside {
-                    let range = self.allocations.range();
+                let range = ip.parse().ok().and_then(|ip| Some((ip, self.allocations.range_of(ip)?)));
+                let Some((address, range)) = range else { continue };
+                if !range.contains(address) {
+                    let range = range.net();
                     let detail = format!(
                         "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
                     );
@@ -214,8 +227,8 @@ impl Hooks for Services {
     fn create(&self, _cx: &Cx<'_>, object: &mut Value, plan: &mut Plan) -> Result<(), Status> {
         let nothing = BTreeMap::new();
         let asked = held(object);
+        self.choose_addresses(object, None)?;
         self.check_ranges(object, &nothing)?;
-        self.choose_address(object)?;
         self.choose_ports(object)?;
         self.exchange(object, &nothing, &asked, plan);
         Ok(())
@@ -223,8 +236,8 @@ impl Hooks for Services {
 
     fn update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value, plan: &mut Plan) -> Result<(), Status> {
         let (before, asked) = (held(old), held(new));
+        self.choose_addresses(new, Some(old))?;
         self.check_ranges(new, &before)?;
-        self.choose_address(new)?;
         self.choose_ports(new)?;
         self.exchange(new, &before, &asked, plan);
         Ok(())

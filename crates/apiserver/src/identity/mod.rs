@@ -19,6 +19,8 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// The controllers that run inside the server. They hold what Kubernetes gives each of its controllers.
 pub const CONTROLLERS: &str = "orlop.dev:controllers";
+/// Nodes that show a certificate that is over. They may ask for a new one.
+pub const EXPIRED_NODES: &str = "orlop.dev:expired-nodes";
 /// Those who may do all.
 pub const MASTERS: &str = "system:masters";
 

@@ -113,12 +113,15 @@ impl Registry {
         if kind.namespaced() {
             place(meta, namespace)?;
         }
-        let random: [u8; metadata::SUFFIX_LEN] = rand::random();
         let base = meta.get("generateName").and_then(Value::as_str).unwrap_or_default().to_string();
         if !base.is_empty() && meta.get("name").and_then(Value::as_str).unwrap_or_default().is_empty() {
-            meta.insert("name".into(), metadata::generate(&base, random).into());
+            meta.insert(
+                "name".into(),
+                metadata::generate(&base, metadata::suffix_of((self.random)())).into(),
+            );
         }
-        metadata::prepare_create(meta, &uuid::Uuid::new_v4().to_string(), now);
+        let uid = uuid::Builder::from_random_bytes((self.random)().to_le_bytes()).into_uuid();
+        metadata::prepare_create(meta, &uid.to_string(), now);
         if kind.has_generation {
             meta.insert("generation".into(), json!(1));
         }

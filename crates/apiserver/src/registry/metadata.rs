@@ -16,6 +16,11 @@ pub(crate) fn format_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The bytes of a suffix, out of a random number.
+pub(crate) fn suffix_of(random: u128) -> [u8; SUFFIX_LEN] {
+    std::array::from_fn(|i| random.to_le_bytes()[i])
+}
+
 /// The suffix that random bytes stand for.
 pub(crate) fn suffix(random: [u8; SUFFIX_LEN]) -> String {
     random.iter().map(|b| char::from(SUFFIX_ALPHABET[*b as usize % SUFFIX_ALPHABET.len()])).collect()

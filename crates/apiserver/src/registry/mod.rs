@@ -43,6 +43,9 @@ use std::{
 /// The clock that the server is given.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// Where random numbers come from: handed in like the clock, so that a simulation can be repeated. Secrets are never made of them.
+pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
+
 /// A kind with its objects and hooks.
 pub(crate) struct Resource {
     /// The kind as it is served.
@@ -130,6 +133,7 @@ pub(crate) struct Registry {
     pub store: Arc<dyn Store>,
     pub caches: Arc<Caches>,
     pub clock: Clock,
+    pub random: Random,
     pub admission: admission::Chain,
     turns: commit::Turns,
     served: ArcSwap<Served>,
@@ -198,7 +202,7 @@ impl Registry {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         caches: Arc<Caches>,
-        clock: Clock,
+        (clock, random): (Clock, Random),
         resources: Vec<Arc<Resource>>,
     ) -> Self {
         let served = ArcSwap::from_pointee(Served::new(resources));
@@ -206,6 +210,7 @@ impl Registry {
             store,
             caches,
             clock,
+            random,
             admission: admission::Chain::new(),
             turns: commit::Turns::default(),
             served,

@@ -31,7 +31,8 @@ enum Ready {
     /// Nothing changed.
     Same,
     Put(Value, Plan),
-    Remove(Plan),
+    /// It goes, for nothing holds it any more; who asked is shown what it would have been.
+    Remove(Value, Plan),
 }
 
 impl Registry {
@@ -125,32 +126,34 @@ impl Registry {
             );
             let quotas = &self.admission.quotas;
             let charged;
-            let (stored, mut plan) = match self.ready(resource, part, &old, changed, cx).await? {
-                Ready::Same => return done(shown.body()),
-                Ready::Put(object, mut plan) => {
-                    let stored = resource.to_stored(&object).await?;
-                    check_size(&stored)?;
-                    let write = quota::Write { old: Some(&old), new: Some(&object) };
-                    charged = quotas.turn(&request, write).await;
-                    quotas.charge(&request, write, &mut plan)?;
-                    if cx.options.dry_run {
-                        return done(resource.body(&object, &stored, current.revision));
+            let (object, stored, removes, mut plan) =
+                match self.ready(resource, part, &old, changed, cx).await? {
+                    Ready::Same => return done(shown.body()),
+                    Ready::Put(object, mut plan) => {
+                        let stored = resource.to_stored(&object).await?;
+                        check_size(&stored)?;
+                        let write = quota::Write { old: Some(&old), new: Some(&object) };
+                        charged = quotas.turn(&request, write).await;
+                        quotas.charge(&request, write, &mut plan)?;
+                        if cx.options.dry_run {
+                            return done(resource.body(&object, &stored, current.revision));
+                        }
+                        let own = Txn::replace(key.as_str(), current.revision, stored.clone());
+                        plan.txn.conditions.splice(0..0, own.conditions);
+                        plan.txn.ops.splice(0..0, own.ops);
+                        (object, stored, false, plan)
                     }
-                    let own = Txn::replace(key.as_str(), current.revision, stored.clone());
-                    plan.txn.conditions.splice(0..0, own.conditions);
-                    plan.txn.ops.splice(0..0, own.ops);
-                    (Some((object, stored)), plan)
-                }
-                Ready::Remove(mut plan) => {
-                    let write = quota::Write { old: Some(&old), new: None };
-                    charged = quotas.turn(&request, write).await;
-                    quotas.charge(&request, write, &mut plan)?;
-                    (None, plan)
-                }
-            };
-            if stored.is_none() {
+                    Ready::Remove(object, mut plan) => {
+                        let stored = resource.to_stored(&object).await?;
+                        let write = quota::Write { old: Some(&old), new: None };
+                        charged = quotas.turn(&request, write).await;
+                        quotas.charge(&request, write, &mut plan)?;
+                        (object, stored, true, plan)
+                    }
+                };
+            if removes {
                 if cx.options.dry_run {
-                    return done(shown.body());
+                    return done(resource.body(&object, &stored, current.revision));
                 }
                 let own = Txn::delete(key.as_str(), current.revision);
                 plan.txn.conditions.splice(0..0, own.conditions);
@@ -158,11 +161,9 @@ impl Registry {
             }
             match self.commit(plan).await? {
                 Outcome::Done(revision) => {
-                    let body = match stored {
-                        Some((object, stored)) => resource.body(&object, &stored, revision),
-                        None => shown.deleted(revision).body(),
-                    };
-                    return done(body);
+                    // What is gone is shown as it was asked for, in the version that was there last.
+                    let revision = if removes { current.revision } else { revision };
+                    return done(resource.body(&object, &stored, revision));
                 }
                 Outcome::Conflict => {}
             }
@@ -194,8 +195,6 @@ impl Registry {
         let namespace = metadata::text(old, "namespace");
         let request =
             admission::Request::write(self, kind, part.subresource(), (namespace, name), Some(old), cx);
-        // A binding has been judged as the object that it is.
-        let judged = part == Part::System("binding");
         let complete = |new: &mut Value| {
             metadata::prepare_update(new, old);
             self.carry_over(resource, part, new, old);
@@ -203,7 +202,7 @@ impl Registry {
         };
         if part == Part::Other("scale") {
             super::scale::mutate(self, resource, &request, &mut new).await?;
-        } else if !judged {
+        } else {
             let mutated = self.admission.mutate(&request, &mut new, complete).await?;
             if mutated.by_others {
                 resource.conform(&mut new, &[], FieldValidation::Ignore)?;
@@ -239,10 +238,10 @@ impl Registry {
         }
         if part == Part::Other("scale") {
             super::scale::validate(self, resource, &request, &new).await?;
-        } else if !judged {
+        } else {
             self.admission.validate(&request, Some(&new)).await?;
         }
-        // What the server itself writes (a binding) is nobody's new wish.
+        // What the server itself writes is nobody's new wish.
         if kind.has_generation
             && by_client
             && desired_differs(&new, old, kind.has_status)
@@ -261,7 +260,7 @@ impl Registry {
         {
             let mut plan = Plan::default();
             resource.hooks.remove(old, &mut plan);
-            return Ok(Ready::Remove(plan));
+            return Ok(Ready::Remove(new, plan));
         }
         if same(&new, old) && plan.txn.ops.is_empty() {
             return Ok(Ready::Same);

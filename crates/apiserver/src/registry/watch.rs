@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures::Stream;
 use orlop_api::Status;
 use orlop_store::Revision;
-use rand::Rng;
 use serde_json::json;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
@@ -106,8 +105,10 @@ impl Registry {
             }
         };
         let now = Instant::now();
-        let timeout =
-            options.timeout.unwrap_or_else(|| LEAST_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()));
+        let timeout = options.timeout.unwrap_or_else(|| {
+            let beyond = LEAST_TIMEOUT.as_millis() as u64;
+            LEAST_TIMEOUT + Duration::from_millis((self.random)() as u64 % beyond)
+        });
         let watcher = Watcher {
             registry: self.clone(),
             resource: resource.clone(),

@@ -59,7 +59,7 @@ async fn write_at_random(server: Arc<ApiServer>, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_says_what_there_is_after_any_mixture_of_writes_and_is_never_exceeded() {
-    let server = server_with(|c| c.service_range = "10.9.0.0/27".parse().unwrap()).await;
+    let server = server_with(|c| c.service_ranges = vec!["10.9.0.0/27".parse().unwrap()]).await;
     let hard = json!({"services": "7", "services.nodeports": "3", "services.loadbalancers": "2"});
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}});
     let quotas = "/api/v1/namespaces/default/resourcequotas";
@@ -111,7 +111,7 @@ async fn no_address_or_port_is_given_twice_or_lost_whatever_fails_and_whenever_t
     let start = async |store: Arc<Embedded>| {
         let mut config = Config::new(store);
         // 13 addresses besides that of the kubernetes Service, and ten ports.
-        config.service_range = "10.9.0.0/28".parse().unwrap();
+        config.service_ranges = vec!["10.9.0.0/28".parse().unwrap()];
         config.node_ports = 30_000..=30_009;
         ApiServer::start(config).await.unwrap()
     };

@@ -14,6 +14,7 @@ mod discovery;
 mod flow_control;
 mod limits;
 mod mutating;
+mod networks;
 mod nodes;
 mod objects;
 mod pod_parts;

@@ -206,9 +206,10 @@ async fn an_object_with_finalizers_goes_when_the_last_of_them_goes() {
     )
     .await;
     assert_eq!(code, 422, "{status}");
-    let (code, _) =
+    let (code, shown) =
         ask(&server, "PATCH", &format!("{MAPS}/a"), json!({"metadata": {"finalizers": null}})).await;
     assert_eq!(code, 200);
+    assert_eq!(shown["metadata"]["finalizers"], Value::Null, "shown as it was asked for");
     assert_eq!(ask(&server, "GET", &format!("{MAPS}/a"), Value::Null).await.0, 404);
 }
 

@@ -24,7 +24,7 @@ async fn made(server: &Arc<ApiServer>, name: &str, spec: Value) -> Value {
 
 #[tokio::test]
 async fn every_service_gets_an_address_of_its_own_also_when_many_are_made_at_once() {
-    let server = server_with(|c| c.service_range = "10.9.0.0/24".parse().unwrap()).await;
+    let server = server_with(|c| c.service_ranges = vec!["10.9.0.0/24".parse().unwrap()]).await;
     let tasks: Vec<_> = (0..100)
         .map(|n| {
             let server = server.clone();
@@ -51,7 +51,7 @@ async fn addresses_survive_a_restart_and_come_back_when_their_service_goes() {
     let start = |store: Arc<Embedded>| async move {
         let mut config = Config::new(store);
         // Room for the kubernetes Service and five more.
-        config.service_range = "10.9.0.0/29".parse().unwrap();
+        config.service_ranges = vec!["10.9.0.0/29".parse().unwrap()];
         ApiServer::start(config).await.unwrap()
     };
     let server = start(store.clone()).await;
@@ -151,4 +151,73 @@ async fn the_kubernetes_service_leads_to_this_server() {
     assert_eq!(code, 200, "{slice}");
     assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.7"]));
     assert_eq!(slice["ports"][0]["port"], 7443);
+}
+
+#[tokio::test]
+async fn a_service_gets_and_loses_addresses_of_both_families_with_its_policy() {
+    let server = server_with(|c| {
+        c.service_ranges = vec!["10.9.0.0/24".parse().unwrap(), "fd09::/125".parse().unwrap()];
+    })
+    .await;
+    let (uri, families) = (format!("{SERVICES}/web"), |s: &Value| s["spec"]["ipFamilies"].clone());
+    let single = made(&server, "web", json!({})).await;
+    assert_eq!(
+        (families(&single), &single["spec"]["ipFamilyPolicy"]),
+        (json!(["IPv4"]), &json!("SingleStack"))
+    );
+    let policy = |policy: &str| json!({"spec": {"ipFamilyPolicy": policy}});
+    let (code, both) = ask(&server, "PATCH", &uri, policy("RequireDualStack")).await;
+    assert_eq!((code, families(&both)), (200, json!(["IPv4", "IPv6"])), "{both}");
+    assert_eq!(both["spec"]["clusterIPs"][0], single["spec"]["clusterIP"]);
+    let second = both["spec"]["clusterIPs"][1].as_str().unwrap().to_string();
+    assert!(second.starts_with("fd09::"), "{second}");
+
+    // While it is held nobody else gets it; afterwards somebody does.
+    let wish = service("wish", json!({"clusterIPs": [second]}));
+    let (code, status) = ask(&server, "POST", SERVICES, wish.clone()).await;
+    assert_eq!(code, 422, "{status}");
+    assert!(status["message"].as_str().unwrap().contains("provided IP is already allocated"), "{status}");
+    let (code, back) = ask(&server, "PATCH", &uri, policy("SingleStack")).await;
+    assert_eq!((code, &back["spec"]["clusterIPs"]), (200, &json!([single["spec"]["clusterIP"]])), "{back}");
+    let (code, wished) = ask(&server, "POST", SERVICES, wish).await;
+    assert_eq!((code, families(&wished)), (201, json!(["IPv6"])), "{wished}");
+
+    let turned =
+        made(&server, "turned", json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"]})).await;
+    assert_eq!(families(&turned), json!(["IPv6", "IPv4"]));
+    assert!(turned["spec"]["clusterIP"].as_str().unwrap().starts_with("fd09::"));
+    // The smaller range is full one day, and nothing is lost of the other one.
+    for n in 0..4 {
+        made(&server, &format!("six-{n}"), json!({"ipFamilies": ["IPv6"]})).await;
+    }
+    let full = service("full", json!({"ipFamilyPolicy": "RequireDualStack"}));
+    let before = ask(&server, "GET", SERVICES, Value::Null).await.1["items"].as_array().unwrap().len();
+    made(&server, "six-last", json!({"ipFamilies": ["IPv6"]})).await;
+    assert_eq!(ask(&server, "POST", SERVICES, full).await.0, 500);
+    assert_eq!(
+        ask(&server, "GET", SERVICES, Value::Null).await.1["items"].as_array().unwrap().len(),
+        before + 1
+    );
+}
+
+#[tokio::test]
+async fn families_that_the_cluster_does_not_have_are_refused() {
+    let server = server().await;
+    for (spec, path, words) in [
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            "spec.ipFamilyPolicy",
+            "this cluster is not configured for dual-stack services",
+        ),
+        (json!({"ipFamilies": ["IPv6"]}), "spec.ipFamilies[0]", "not configured on this cluster"),
+        (json!({"clusterIP": "fd09::5"}), "spec.clusterIPs[0]", "IPv6 is not configured on this cluster"),
+    ] {
+        let (code, status) = ask(&server, "POST", SERVICES, service("x", spec)).await;
+        assert_eq!(code, 422, "{status}");
+        let cause = &status["details"]["causes"][0];
+        assert_eq!(cause["field"], path);
+        assert!(cause["message"].as_str().unwrap().contains(words), "{cause}");
+    }
+    let prefers = made(&server, "prefers", json!({"ipFamilyPolicy": "PreferDualStack"})).await;
+    assert_eq!(prefers["spec"]["ipFamilies"], json!(["IPv4"]));
 }

@@ -203,15 +203,15 @@ impl Subject<'_> {
             let resource =
                 self.resource_of(about.api_version.as_deref().unwrap_or("v1"), &about.kind).await?;
             let object = match group {
+                // Of a namespace only its own metrics can be had.
+                None if about.kind == "Namespace" => "metrics".into(),
                 Some(group) => format!("{resource}.{group}/{}", about.name),
                 None => format!("{resource}/{}", about.name),
             };
             let metric = (name.as_str(), source.metric.selector.as_ref());
-            let samples = self.metrics.custom(&object, metric, None).await;
-            let samples = samples.map_err(|why| {
+            let value = self.metrics.of_object(&object, metric).await.map_err(|why| {
                 format!("unable to get metric {name}: {} on {}: {why}", about.kind, about.name)
             })?;
-            let value = samples.values().map(|s| s.value).sum();
             self.against(value, &source.target)
         };
         let (replicas, current) = measured.await.map_err(|why| Unmeasured {

@@ -85,7 +85,8 @@ impl Metrics<'_> {
         group.preferred_version.or_else(|| group.versions.into_iter().next()).map(|v| v.group_version)
     }
 
-    /// A metric of objects: `object` is the resource and the name, `pods/*` for all that the selector chooses.
+    /// A metric of objects: `object` is the resource and the name, `pods/*` for all that the selector chooses, `metrics` for the
+    /// namespace itself.
     pub(super) async fn custom(
         &self,
         object: &str,
@@ -96,7 +97,8 @@ impl Metrics<'_> {
         let Some(version) = self.version("custom.metrics.k8s.io").await else {
             return Err(failed("no custom metrics API (custom.metrics.k8s.io) registered"));
         };
-        let mut path = format!("/apis/{version}/namespaces/{}/{object}/{}?", self.namespace, metric.0);
+        let name = escaped(metric.0);
+        let mut path = format!("/apis/{version}/namespaces/{}/{object}/{name}?", self.namespace);
         let of_metric = metric.1.map(|s| Selector::of(Some(s)).map(|s| s.to_string()));
         let of_metric = of_metric.transpose().map_err(|e| failed(&e.to_string()))?;
         for (name, value) in [("labelSelector", selector), ("metricLabelSelector", of_metric.as_deref())] {
@@ -120,12 +122,30 @@ impl Metrics<'_> {
         Ok(samples)
     }
 
+    /// A metric of one object.
+    pub(super) async fn of_object(
+        &self,
+        object: &str,
+        metric: (&str, Option<&LabelSelector>),
+    ) -> Result<i64, String> {
+        let samples = self.custom(object, metric, None).await?;
+        match samples.values().collect::<Vec<_>>().as_slice() {
+            [one] => Ok(one.value),
+            several => Err(format!(
+                "unable to fetch metrics from custom metrics API: the custom metrics API server returned {} results when we \
+                 asked for exactly one",
+                several.len()
+            )),
+        }
+    }
+
     /// The sum of a metric from outside the cluster, in thousandths.
     pub(super) async fn external(&self, name: &str, selector: Option<&LabelSelector>) -> Result<i64, String> {
         let failed = |why: String| format!("unable to fetch metrics from external metrics API: {why}");
         let selector = selector.map(|s| Selector::of(Some(s)).map(|s| s.to_string()));
         let selector = selector.transpose().map_err(|e| failed(e.to_string()))?.unwrap_or_default();
-        let mut path = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{}/{name}", self.namespace);
+        let mut path =
+            format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{}/{}", self.namespace, escaped(name));
         if !selector.is_empty() {
             path.push_str(&format!("?labelSelector={}", escaped(&selector)));
         }

@@ -10,22 +10,31 @@ use k8s_openapi::{
     api::{
         authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
         certificates::v1::{CertificateSigningRequest as Request, CertificateSigningRequestCondition},
+        coordination::v1::Lease,
+        core::v1::{Node, Service},
+        discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use orlop_client::{Clock, Informer, Key, Queue, api_reason, run_workers};
-use orlop_pki::{Authority, signing_request};
+use orlop_pki::{
+    Authority,
+    signing_request::{self, Subject},
+};
 use rules::{Signer, Verdict};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 /// How often old requests are looked for.
 const SWEEP: Duration = Duration::from_secs(600);
 /// Certificates are valid so long at most.
 const LONGEST: i64 = 365 * 24 * 3600;
+
+/// Nodes that show a certificate that is over: they may ask for a new one, as long as they are in the cluster.
+const EXPIRED_NODES: &str = "orlop.dev:expired-nodes";
 
 struct Certificates {
     client: Client,
@@ -85,12 +94,84 @@ impl Certificates {
             return self.sign(&request, signer, &pem).await;
         }
         let subject = signing_request::subject(&pem).map_err(|e| Error::Object(e.to_string()))?;
+        if signer == Signer::NodeServing {
+            return self.serving(&request, &subject).await;
+        }
+        if let Some(node) = rules::joining(signer, &request.spec, &subject)
+            && let Some(seconds) = self.alive_since(node).await?
+        {
+            let why = format!(
+                "node {node:?} is alive: it was heard of {seconds} s ago. Choose another name, or stop that node and remove it first"
+            );
+            return self.decide(&request, "Denied", "NameTaken", &why).await;
+        }
+        if signer == Signer::NodeClient
+            && request.spec.groups.iter().flatten().any(|g| g == EXPIRED_NODES)
+            && !self.is_registered(&subject).await?
+        {
+            let why = "the node was removed from the cluster: join it again with a new token";
+            return self.decide(&request, "Denied", "NodeRemoved", why).await;
+        }
         if let Some(right) = rules::auto_approval(signer, &request.spec, &subject)
             && self.may(&request, right).await?
         {
             self.approve(&request).await?;
         }
         Ok(())
+    }
+
+    /// Approves what a node serves with, if it is its own name and address. All else is left for a person to decide.
+    async fn serving(&self, request: &Request, subject: &Subject) -> Result<(), Error> {
+        if rules::check(Signer::NodeServing, &request.spec, subject) != Verdict::Right {
+            return Ok(());
+        }
+        let listing = Error::at("listing what has addresses");
+        let nodes = Api::<Node>::all(self.client.clone());
+        let nodes = nodes.list(&ListParams::default()).await.map_err(&listing)?;
+        let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), "default");
+        let of_api = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+        let slices = slices.list(&of_api).await.map_err(&listing)?;
+        let service = Api::<Service>::namespaced(self.client.clone(), "default");
+        let service = service.get_opt("kubernetes").await.map_err(&listing)?;
+        let own = subject.common_name.strip_prefix("system:node:");
+        let of_nodes = nodes.items.into_iter().filter(|n| Some(n.name_any().as_str()) != own);
+        let addresses = of_nodes
+            .flat_map(|n| n.status.and_then(|s| s.addresses).unwrap_or_default())
+            .map(|a| a.address)
+            .chain(
+                slices
+                    .items
+                    .into_iter()
+                    .flat_map(|s| s.endpoints.unwrap_or_default())
+                    .flat_map(|e| e.addresses),
+            )
+            .chain(service.and_then(|s| s.spec).and_then(|s| s.cluster_ips).unwrap_or_default());
+        let others: Vec<IpAddr> = addresses.filter_map(|a| a.parse().ok()).collect();
+        match rules::may_serve(&request.spec, subject, &others) {
+            Ok(()) => self.approve(request).await,
+            Err(why) => {
+                tracing::warn!(
+                    request = request.name_any(),
+                    why,
+                    "a serving certificate waits for a person's word"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Seconds since a node was last heard of, if it is alive.
+    async fn alive_since(&self, node: &str) -> Result<Option<i64>, Error> {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), "kube-node-lease");
+        let lease = leases.get_opt(node).await.map_err(Error::at("reading a node's lease"))?;
+        Ok(lease.and_then(|l| l.spec).and_then(|spec| rules::alive_since(&spec, self.now())))
+    }
+
+    /// Whether the node of the certificate is in the cluster.
+    async fn is_registered(&self, subject: &Subject) -> Result<bool, Error> {
+        let Some(name) = subject.common_name.strip_prefix("system:node:") else { return Ok(false) };
+        let node = Api::<Node>::all(self.client.clone()).get_opt(name).await;
+        Ok(node.map_err(Error::at("reading a node"))?.is_some())
     }
 
     /// Whether the requestor may have node certificates without being asked.
@@ -122,18 +203,30 @@ impl Certificates {
     }
 
     async fn approve(&self, request: &Request) -> Result<(), Error> {
-        let mut approved = request.clone();
-        let condition = self.condition(
-            "Approved",
-            "AutoApproved",
-            "Auto approving kubelet client certificate after SubjectAccessReview.",
-        );
-        approved.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
+        let why = match Signer::named(&request.spec.signer_name) {
+            Some(Signer::NodeServing) => {
+                "Auto approving kubelet serving certificate of the node's own name and addresses."
+            }
+            _ => "Auto approving kubelet client certificate after SubjectAccessReview.",
+        };
+        self.decide(request, "Approved", "AutoApproved", why).await
+    }
+
+    async fn decide(
+        &self,
+        request: &Request,
+        verdict: &str,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), Error> {
+        let mut decided = request.clone();
+        let condition = self.condition(verdict, reason, message);
+        decided.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
         let written = self
             .api()
-            .replace_subresource("approval", &request.name_any(), &PostParams::default(), &approved)
+            .replace_subresource("approval", &request.name_any(), &PostParams::default(), &decided)
             .await
-            .map_err(Error::at("approving a request"))?;
+            .map_err(Error::at("deciding on a request"))?;
         self.requests.observe(written);
         Ok(())
     }

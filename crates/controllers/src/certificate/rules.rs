@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest as Request, CertificateSigningRequestSpec as Spec,
 };
+use k8s_openapi::api::coordination::v1::LeaseSpec;
 use orlop_pki::signing_request::{self, Subject};
+use std::net::IpAddr;
 
 const NODES: &str = "system:nodes";
 const NODE: &str = "system:node:";
@@ -80,7 +82,7 @@ pub(super) fn check(signer: Signer, spec: &Spec, subject: &Subject) -> Verdict {
             if let Some(why) = node_subject(subject) {
                 return wrong(why);
             }
-            if subject.dns_names + subject.addresses + subject.other_names > 0 {
+            if !subject.dns_names.is_empty() || !subject.addresses.is_empty() || subject.other_names > 0 {
                 return wrong("DNS, IP, email and URI subjectAltNames are not allowed");
             }
             if !usages_are(spec, &["digital signature", "client auth"], "key encipherment") {
@@ -92,7 +94,7 @@ pub(super) fn check(signer: Signer, spec: &Spec, subject: &Subject) -> Verdict {
             if let Some(why) = node_subject(subject) {
                 return wrong(why);
             }
-            if subject.dns_names + subject.addresses == 0 {
+            if subject.dns_names.is_empty() && subject.addresses.is_empty() {
                 return wrong("DNS or IP subjectAltName is required");
             }
             if subject.other_names > 0 {
@@ -107,6 +109,36 @@ pub(super) fn check(signer: Signer, spec: &Spec, subject: &Subject) -> Verdict {
             Verdict::Right
         }
     }
+}
+
+/// Whether a node gets a serving certificate without a person's word: it is for itself, under its own name, at addresses that
+/// nobody else has. `others` are the addresses of other nodes and of the API server. Else the reason.
+pub(super) fn may_serve(spec: &Spec, subject: &Subject, others: &[IpAddr]) -> Result<(), String> {
+    let node = subject.common_name.strip_prefix(NODE).unwrap_or_default();
+    if !spec.groups.iter().flatten().any(|g| g == NODES) {
+        return Err("the requestor is no node".into());
+    }
+    if let Some(name) = subject.dns_names.iter().find(|name| *name != node) {
+        return Err(format!("{name} is not the name of the node"));
+    }
+    let foreign = |a: &&IpAddr| others.contains(a) || a.is_unspecified() || a.is_multicast();
+    if let Some(address) = subject.addresses.iter().find(foreign) {
+        return Err(format!("{address} is the address of another node or of the API server"));
+    }
+    Ok(())
+}
+
+/// Whether a node that has a Lease is alive: it renewed it lately. Seconds since, if so.
+pub(super) fn alive_since(lease: &LeaseSpec, now: Timestamp) -> Option<i64> {
+    let renewed = lease.renew_time.as_ref()?.0;
+    let seconds = now.as_second() - renewed.as_second();
+    (seconds <= lease.lease_duration_seconds.unwrap_or(40).into()).then_some(seconds.max(0))
+}
+
+/// The node whose certificate is asked for by somebody else, as nodes do that join.
+pub(super) fn joining<'a>(signer: Signer, spec: &Spec, subject: &'a Subject) -> Option<&'a str> {
+    let own = spec.username.as_deref() == Some(&subject.common_name);
+    (signer == Signer::NodeClient && !own).then(|| subject.common_name.strip_prefix(NODE)).flatten()
 }
 
 /// The right by which a requestor gets this certificate without a person's word.
@@ -153,7 +185,7 @@ mod tests {
         Subject {
             common_name: "system:node:a".into(),
             organizations: vec![NODES.into()],
-            dns_names,
+            dns_names: vec!["a".into(); dns_names],
             ..Subject::default()
         }
     }
@@ -188,6 +220,40 @@ mod tests {
         assert_eq!(auto_approval(Signer::Client, &client, &node(0)), None);
         assert_eq!(auto_approval(Signer::NodeClient, &client, &Subject::default()), None);
         assert_eq!(Signer::named("kubernetes.io/legacy-unknown"), None);
+    }
+
+    #[test]
+    fn a_node_serves_under_its_own_name_and_addresses_only() {
+        let of_node = Spec {
+            groups: Some(vec![NODES.into()]),
+            ..spec("system:node:a", &["digital signature", "server auth"])
+        };
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let at = |text: &str| Subject { addresses: vec![address(text)], ..node(1) };
+        let others = [address("192.0.2.1"), address("10.43.0.1")];
+        assert_eq!(may_serve(&of_node, &at("192.0.2.2"), &others), Ok(()));
+        for taken in ["192.0.2.1", "10.43.0.1", "0.0.0.0"] {
+            assert!(may_serve(&of_node, &at(taken), &others).unwrap_err().contains(taken));
+        }
+        let posing = Subject { dns_names: vec!["a".into(), "kubernetes.default.svc".into()], ..node(1) };
+        assert!(may_serve(&of_node, &posing, &others).unwrap_err().contains("kubernetes.default.svc"));
+        assert!(
+            may_serve(&spec("system:node:a", &[]), &at("192.0.2.2"), &others).is_err(),
+            "not in the group"
+        );
+    }
+
+    #[test]
+    fn a_name_is_taken_while_its_node_renews_its_lease() {
+        let now: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
+        let lease =
+            |at: &str| serde_json::from_value(json!({"renewTime": at, "leaseDurationSeconds": 40})).unwrap();
+        assert_eq!(alive_since(&lease("2026-01-02T11:59:50.000000Z"), now), Some(10));
+        assert_eq!(alive_since(&lease("2026-01-02T12:00:05.000000Z"), now), Some(0), "clocks differ");
+        assert_eq!(alive_since(&lease("2026-01-02T11:59:19.000000Z"), now), None);
+        let new = spec("system:bootstrap:x", &["digital signature", "client auth"]);
+        assert_eq!(joining(Signer::NodeClient, &new, &node(0)), Some("a"));
+        assert_eq!(joining(Signer::NodeClient, &spec("system:node:a", &[]), &node(0)), None);
     }
 
     #[test]

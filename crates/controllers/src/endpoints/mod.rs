@@ -8,6 +8,7 @@ use crate::{Cluster, Error};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
+use orlop_api::endpoint_notes::EndpointNote;
 use orlop_client::{Key, Queue, run_workers};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -61,17 +62,17 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
 
 /// Whether a change of a pod can change what a slice says.
 fn matters(old: &Pod, new: &Pod) -> bool {
-    let view = |p: &Pod| {
-        let status = p.status.clone().unwrap_or_default();
-        let spec = p.spec.clone().unwrap_or_default();
+    fn view(p: &Pod) -> impl PartialEq + '_ {
         (
-            p.metadata.labels.clone(),
+            &p.metadata.labels,
+            p.annotations().get(orlop_api::balancer::WEIGHT),
             p.metadata.deletion_timestamp.is_some(),
-            (status.pod_ips, status.phase),
-            (spec.node_name, spec.hostname, spec.subdomain),
+            p.status.as_ref().map(|s| (&s.pod_ips, &s.phase)),
+            p.spec.as_ref().map(|s| (&s.node_name, &s.hostname, &s.subdomain)),
+            EndpointNote::of(p.annotations()),
             crate::pods::is_ready(p),
         )
-    };
+    }
     view(old) != view(new)
 }
 

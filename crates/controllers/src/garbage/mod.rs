@@ -14,18 +14,14 @@ use futures::{
     stream::FuturesUnordered,
 };
 use graph::{Graph, Item, Owner};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy},
-    core::metadata::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
 };
-use orlop_client::{Key, Queue, found, run_workers};
+use orlop_client::{Event, Key, Queue, Source, Watcher, found, run_workers};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::json;
 use std::{
     collections::{HashMap, HashSet},
@@ -71,6 +67,16 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
         unlisted: watch::Sender::new(None),
         kinds_changed: Notify::new(),
     });
+    // What the controllers keep anyway is not watched a second time.
+    let keeper = Arc::downgrade(&collector);
+    cluster.on_any_change(move |resource, old, new| {
+        let Some(collector) = keeper.upgrade() else { return };
+        match (old, new) {
+            (_, Some(new)) => collector.put(resource, new),
+            (Some(old), None) => collector.remove(old.uid.as_deref().unwrap_or_default()),
+            (None, None) => {}
+        }
+    });
     Box::pin(async move {
         let worker = collector.clone();
         let reconcile = move |key: Key| {
@@ -91,6 +97,8 @@ impl Collector {
     /// Watches every kind that can be deleted, and looks for new ones.
     async fn watch_all(self: &Arc<Self>) {
         let mut watches = FuturesUnordered::new();
+        let kept: HashSet<KindName> =
+            Cluster::cached_kinds().into_iter().map(|kind| (kind.api_version, kind.kind)).collect();
         let mut watched: HashMap<KindName, AbortHandle> = HashMap::new();
         loop {
             let mut pause = DISCOVER;
@@ -111,7 +119,7 @@ impl Collector {
                         let name = (resource.api_version.clone(), resource.kind.clone());
                         let resource = Arc::new(resource);
                         self.resources.lock().insert(name.clone(), (resource.clone(), namespaced));
-                        if !gone.remove(&name) {
+                        if !kept.contains(&name) && !gone.remove(&name) {
                             let (abort, registration) = AbortHandle::new_pair();
                             watched.insert(name, abort);
                             new.push((resource, registration));
@@ -136,6 +144,7 @@ impl Collector {
             }
             let rest = async {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = self.kinds_changed.notified() => tokio::time::sleep(GATHER).await,
                 }
@@ -143,6 +152,7 @@ impl Collector {
             tokio::pin!(rest);
             loop {
                 tokio::select! {
+                    biased;
                     () = &mut rest => break,
                     Some(_) = watches.next() => {}
                 }
@@ -151,9 +161,9 @@ impl Collector {
     }
 
     async fn watch(self: Arc<Self>, resource: Arc<ApiResource>) {
-        let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(self.cluster.client.clone(), &resource);
-        let config = watcher::Config::default().any_semantic();
-        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let all = Source::at(DynamicObject::url_path(&resource, None)).metadata_only();
+        let mut events =
+            std::pin::pin!(Watcher::new(self.cluster.client.clone(), all).into_stream::<Described>());
         let mut listed = HashSet::new();
         let mut first = true;
         let defines = resource.kind == "CustomResourceDefinition";
@@ -164,8 +174,8 @@ impl Collector {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
-                    listed.extend(object.uid());
-                    self.put(&resource, &object);
+                    listed.extend(object.metadata.uid.clone());
+                    self.put(&resource, &object.metadata);
                 }
                 Ok(Event::InitDone) => {
                     let known = self.graph.lock().of_resource(&resource);
@@ -176,15 +186,15 @@ impl Collector {
                         self.unlisted.send_modify(|n| *n = n.map(|n| n.saturating_sub(1)));
                     }
                 }
-                Ok(Event::Apply(object)) => self.put(&resource, &object),
-                Ok(Event::Delete(object)) => self.remove(&object.uid().unwrap_or_default()),
+                Ok(Event::Apply(object)) => self.put(&resource, &object.metadata),
+                Ok(Event::Delete(object)) => self.remove(object.metadata.uid.as_deref().unwrap_or_default()),
                 Err(error) => tracing::debug!(kind = resource.kind, %error, "watch interrupted"),
             }
         }
     }
 
-    fn put(&self, resource: &Arc<ApiResource>, object: &PartialObjectMeta<DynamicObject>) {
-        if let Some(item) = item_of(resource, object) {
+    fn put(&self, resource: &Arc<ApiResource>, metadata: &ObjectMeta) {
+        if let Some(item) = item_of(resource, metadata) {
             let look = self.graph.lock().put(item);
             self.look_at(look);
         }
@@ -251,7 +261,7 @@ impl Collector {
     async fn delete_if_ownerless(&self, item: &Item) -> Result<(), Error> {
         let api = self.api(&item.resource, item.namespace.as_deref());
         let live = found(api.get_metadata(&item.name).await).map_err(Error::at("reading a dependent"))?;
-        let live = live.and_then(|l| item_of(&item.resource, &l)).filter(|l| l.uid == item.uid);
+        let live = live.and_then(|l| item_of(&item.resource, &l.metadata)).filter(|l| l.uid == item.uid);
         let Some(live) = live else {
             // The watch is late.
             self.remove(&item.uid);
@@ -328,7 +338,7 @@ impl Collector {
         };
         let api = self.api(&resource, namespace.filter(|_| namespaced));
         let live = found(api.get_metadata(&owner.name).await).map_err(Error::at("looking for an owner"))?;
-        let live = live.and_then(|l| item_of(&resource, &l)).filter(|l| l.uid == owner.uid);
+        let live = live.and_then(|l| item_of(&resource, &l.metadata)).filter(|l| l.uid == owner.uid);
         Ok(match live {
             None => OwnerState::Gone,
             Some(l) if l.deleting && l.foreground => OwnerState::Waiting,
@@ -389,9 +399,15 @@ enum OwnerState {
     Gone,
 }
 
-fn item_of(resource: &Arc<ApiResource>, object: &PartialObjectMeta<DynamicObject>) -> Option<Item> {
-    let has = |f: &str| object.finalizers().iter().any(|x| x == f);
-    let owners = object.owner_references().iter().map(|o| Owner {
+/// What is read of an object that is watched for its owners alone.
+#[derive(Deserialize)]
+struct Described {
+    metadata: ObjectMeta,
+}
+
+fn item_of(resource: &Arc<ApiResource>, metadata: &ObjectMeta) -> Option<Item> {
+    let has = |f: &str| metadata.finalizers.iter().flatten().any(|x| x == f);
+    let owners = metadata.owner_references.iter().flatten().map(|o| Owner {
         uid: o.uid.clone(),
         api_version: o.api_version.clone(),
         kind: o.kind.clone(),
@@ -399,12 +415,12 @@ fn item_of(resource: &Arc<ApiResource>, object: &PartialObjectMeta<DynamicObject
         blocks: o.block_owner_deletion.unwrap_or(false),
     });
     Some(Item {
-        uid: object.uid()?,
+        uid: metadata.uid.clone()?,
         resource: resource.clone(),
-        namespace: object.namespace(),
-        name: object.name_any(),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone().unwrap_or_default(),
         owners: owners.collect(),
-        deleting: object.metadata.deletion_timestamp.is_some(),
+        deleting: metadata.deletion_timestamp.is_some(),
         foreground: has(FOREGROUND),
         orphan: has(ORPHAN),
     })

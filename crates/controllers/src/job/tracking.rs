@@ -173,6 +173,14 @@ fn some(uncounted: UncountedTerminatedPods) -> Option<UncountedTerminatedPods> {
     (!empty(&uncounted.succeeded) || !empty(&uncounted.failed)).then_some(uncounted)
 }
 
+/// Whether this can only be the last state of a pod that is gone.
+fn is_over(pod: &Pod) -> bool {
+    let meta = &pod.metadata;
+    meta.deletion_timestamp.is_some()
+        && meta.deletion_grace_period_seconds == Some(0)
+        && pod.finalizers().is_empty()
+}
+
 /// Takes the finalizer off pods.
 pub(super) async fn release(cluster: &Cluster, pods: &[Arc<Pod>]) -> Result<(), Error> {
     take_off(cluster, pods, |_| None).await
@@ -201,7 +209,9 @@ async fn take_off(
             let written = found(api.patch(&pod.name_any(), &PatchParams::default(), &patch).await)
                 .map_err(Error::at("taking the finalizer off a pod"))?;
             match written {
-                // With its last finalizer, a pod whose time has run out is gone.
+                // With its last finalizer, a pod whose time has run out is gone: a cache that waited for the watch to say so would
+                // have it counted once more.
+                Some(pod) if is_over(&pod) => cluster.pods.forget(&pod),
                 Some(pod) => cluster.pods.observe(pod),
                 None => cluster.pods.forget(pod),
             }

@@ -1,6 +1,7 @@
 //! The controllers against the API server itself, in one process, with simulated nodes.
 
 mod autoscalers;
+mod balancer;
 mod cluster;
 mod cron_jobs;
 mod daemon_sets;
@@ -10,6 +11,7 @@ mod endpoints;
 mod garbage;
 mod jobs;
 mod namespaces;
+mod networks;
 mod nodes;
 mod replica_sets;
 mod replication_controllers;

@@ -3,6 +3,7 @@
 mod bodies;
 mod cel;
 mod custom;
+mod dns;
 mod images;
 mod patches;
 mod requests;
@@ -29,5 +30,6 @@ pub const ALL: &[Target] = &[
     Target { name: "archives", run: images::archives, tries: 500 },
     Target { name: "image_documents", run: images::documents, tries: 3000 },
     Target { name: "certificates", run: images::certificates, tries: 1000 },
+    Target { name: "dns", run: dns::run, tries: 20000 },
     Target { name: "requests", run: requests::run, tries: 150 },
 ];

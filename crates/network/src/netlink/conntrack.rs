@@ -2,7 +2,7 @@
 //! for ever: flows to endpoints that are gone are deleted.
 
 use super::{Links, kernel};
-use crate::{Error, service_rules::UdpTarget};
+use crate::{Error, family::Family, service_rules::UdpTarget};
 use nlink::{
     Connection,
     netlink::{
@@ -13,23 +13,27 @@ use nlink::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 /// Deletes flows to the given targets whose answering side is not one of the given endpoints. Returns how many.
 pub(crate) async fn delete_stale_udp_flows(
     links: &Links,
-    targets: &BTreeMap<UdpTarget, BTreeSet<(Ipv4Addr, u16)>>,
+    family: Family,
+    targets: &BTreeMap<UdpTarget, BTreeSet<(IpAddr, u16)>>,
 ) -> Result<usize, Error> {
     let step = || kernel("deleting stale UDP flows");
     let conn = Connection::<Netfilter>::new().map_err(step())?;
-    let local: BTreeSet<Ipv4Addr> = links.local_addresses().await?.into_iter().collect();
-    let filter = ConntrackFilter::new().proto(IpProtocol::Udp).family(AddressFamily::Inet);
+    let local: BTreeSet<IpAddr> = links.local_addresses().await?.into_iter().collect();
+    let number = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    let filter = ConntrackFilter::new().proto(IpProtocol::Udp).family(number);
     let mut deleted = 0;
     for flow in conn.get_conntrack_matching(&filter).await.map_err(step())? {
-        let (Some(IpAddr::V4(to)), Some(port)) = (flow.orig.dst_ip, flow.orig.dst_port) else { continue };
-        let (Some(IpAddr::V4(answering)), Some(answering_port)) = (flow.reply.src_ip, flow.reply.src_port)
-        else {
+        let (Some(to), Some(port)) = (flow.orig.dst_ip, flow.orig.dst_port) else { continue };
+        let (Some(answering), Some(answering_port)) = (flow.reply.src_ip, flow.reply.src_port) else {
             continue;
         };
         let on_node = || if local.contains(&to) { targets.get(&(None, port)) } else { None };

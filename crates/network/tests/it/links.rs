@@ -1,6 +1,6 @@
 //! Links, addresses and the way out.
 
-use crate::world::{Answer, Netns, World};
+use crate::world::{Answer, Netns, World, ranges};
 use orlop_network::{Error, HostPort, Network, NetworkConfig, PodLink, Protocol};
 
 #[test]
@@ -30,9 +30,10 @@ fn a_network_with_other_ranges_takes_the_place_of_the_old_one() {
     let world = World::new();
     world.pod("a");
     let config = NetworkConfig {
-        pod_range: "10.42.7.0/24".parse().unwrap(),
-        service_range: "10.44.0.0/16".parse().unwrap(),
-        dns_address: "10.44.0.10".parse().unwrap(),
+        pod_ranges: ranges(["10.42.7.0/24"]),
+        cluster_ranges: ranges(["10.42.0.0/16"]),
+        service_ranges: ranges(["10.44.0.0/16"]),
+        dns_addresses: vec!["10.44.0.10".parse().unwrap()],
         ..world.config()
     };
     let netns = Netns::new();
@@ -44,8 +45,10 @@ fn a_network_with_other_ranges_takes_the_place_of_the_old_one() {
     });
     netns.serve_tcp(80, "b");
     assert_eq!(world.machine.ask("10.42.7.2:80").name(), "b");
-    let left = world.machine.sh("ip -o -4 address; ip route; nft list table ip orlop-test");
+    let left = world.machine.sh("ip -o address; ip route; ip -6 route; nft list ruleset");
     assert!(!left.contains("10.43.0.") && !left.contains("10.42.0.1"), "{left}");
+    // Nor anything of the family that it does not have any more.
+    assert!(!left.contains("fd42:") && !left.contains("fd43:") && !left.contains("table ip6"), "{left}");
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn attaching_again_changes_nothing_even_after_a_restart() {
         network.attach(link.clone()).await.unwrap();
         network.attach(link).await.unwrap()
     });
-    assert_eq!(again.address, pod.address);
+    assert_eq!(again.addresses[0], pod.address);
     assert_eq!(pod.netns.sh("ip -o link show eth0"), before);
 }
 
@@ -87,7 +90,7 @@ fn a_half_made_link_is_made_anew() {
     pod.netns.sh("ip address flush dev eth0");
     let link = PodLink { id: "a".into(), netns: pod.netns.path(), host_ports: vec![] };
     let given = world.with(|network| async move { network.attach(link).await.unwrap() });
-    assert_eq!(given.address, pod.address);
+    assert_eq!(given.addresses[0], pod.address);
     assert_eq!(world.machine.ask(&format!("{}:80", pod.address)).name(), "a");
 }
 
@@ -115,7 +118,7 @@ fn a_pod_whose_namespace_is_gone_gets_no_address() {
         let first = network.attach(link).await.unwrap_err();
         let netns = Netns::new();
         let link = PodLink { id: "b".into(), netns: netns.path(), host_ports: vec![] };
-        (first, network.attach(link).await.map(|given| given.address.to_string()))
+        (first, network.attach(link).await.map(|given| given.addresses[0].to_string()))
     });
     assert!(first.to_string().contains("/no/such/namespace"), "{first}");
     assert!(again.is_ok());
@@ -179,10 +182,10 @@ fn a_range_that_is_in_use_is_refused_by_name() {
 fn second(world: &World) -> NetworkConfig {
     NetworkConfig {
         instance: "other".into(),
-        pod_range: "10.52.0.0/24".parse().unwrap(),
-        cluster_range: "10.52.0.0/16".parse().unwrap(),
-        service_range: "10.53.0.0/16".parse().unwrap(),
-        dns_address: "10.53.0.10".parse().unwrap(),
+        pod_ranges: ranges(["10.52.0.0/24", "fd52::/64"]),
+        cluster_ranges: ranges(["10.52.0.0/16", "fd52::/56"]),
+        service_ranges: ranges(["10.53.0.0/16", "fd53::/112"]),
+        dns_addresses: vec!["10.53.0.10".parse().unwrap(), "fd53::a".parse().unwrap()],
         state_dir: world.state.path().join("other"),
         mtu: None,
     }
@@ -201,7 +204,7 @@ fn two_instances_do_not_disturb_each_other() {
         let given = other.attach(PodLink { id: "a".into(), netns: path, host_ports: vec![] }).await.unwrap();
         other.retain(&["a".into()]).await.unwrap();
         other.apply_services(vec![]).await.unwrap();
-        given.address
+        given.addresses[0]
     });
     netns.serve_tcp(80, "other");
     assert_eq!(world.machine.ask(&format!("{address}:80")).name(), "other");
@@ -209,20 +212,25 @@ fn two_instances_do_not_disturb_each_other() {
     let dir = second(&world).state_dir;
     world.machine.block_on(move || async move { Network::remove_all("other", &dir).await.unwrap() });
     assert_eq!(a.netns.ask("10.43.0.1:80").name(), "a");
-    let left = world.machine.sh("ip -o link show; nft list tables; ip route");
-    assert!(!left.contains("other") && !left.contains("10.5"), "{left}");
+    let left = world.machine.sh("ip -o link show; nft list tables; ip route; ip -6 route");
+    assert!(!left.contains("other") && !left.contains("10.5") && !left.contains("fd5"), "{left}");
 }
 
 #[test]
 fn removing_all_leaves_the_machine_as_it_was() {
     let world = World::new();
-    let shown = "ip -o link show | cut -d: -f2; ip route; nft list tables; cat /proc/sys/net/ipv4/ip_forward";
-    world.machine.sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
+    let shown = "ip -o link show | cut -d: -f2; ip route; ip -6 route show default; nft list tables; \
+                 cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/conf/up0/accept_ra";
+    world
+        .machine
+        .sh("echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; \
+         echo 1 > /proc/sys/net/ipv6/conf/up0/accept_ra");
     let before = world.machine.sh(shown);
     let port = HostPort { host_ip: None, host_port: 8080, pod_port: 80, protocol: Protocol::Tcp };
     let pod = world.pod_with("a", vec![port]);
     world.services(&[crate::world::service(Protocol::Tcp, &[&pod])]);
-    assert_ne!(world.machine.sh(shown), before);
+    let during = world.machine.sh(shown);
+    assert!(during.ends_with("1\n1\n2\n"), "{during}");
     let dir = world.config().state_dir;
     world.machine.block_on(move || async move {
         Network::remove_all("test", &dir).await.unwrap();
@@ -260,7 +268,10 @@ fn a_hundred_pods_attached_at_once_have_a_hundred_addresses() {
         let given = futures::future::join_all(links.into_iter().map(|link| network.attach(link))).await;
         let took = start.elapsed();
         (
-            given.into_iter().map(|given| given.unwrap().address).collect::<std::collections::BTreeSet<_>>(),
+            given
+                .into_iter()
+                .map(|given| given.unwrap().addresses[0])
+                .collect::<std::collections::BTreeSet<_>>(),
             took,
         )
     });

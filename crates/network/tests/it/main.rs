@@ -3,6 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // what cannot be set up fails the test
 
+mod announce;
+mod family;
 mod links;
+mod mesh;
+mod model;
+mod overlays;
+mod policies;
 mod services;
 mod world;

@@ -1,6 +1,6 @@
 //! Services: who answers, evenly, for how long, and what happens when nobody is there.
 
-use crate::world::{Answer, Netns, Pod, World, service, wire};
+use crate::world::{Answer, Netns, Pod, World, service, wire, with_endpoints};
 use orlop_network::{Endpoint, Protocol, ServicePort};
 use std::collections::BTreeMap;
 
@@ -109,16 +109,16 @@ fn with_the_local_policy_outsiders_get_local_endpoints_or_silence() {
     wire(&world.machine, &far, "far0", "198.51.100.1/24", "198.51.100.2/24");
     far.sh("ip route add 10.42.0.0/16 via 198.51.100.1");
     far.serve_tcp(80, "far");
-    let far = Endpoint { to: "198.51.100.2:80".parse().unwrap(), local: false };
+    let far = Endpoint::new("198.51.100.2:80".parse().unwrap(), false);
     let mut both = with_node_port(30080, service(Protocol::Tcp, &[&local]));
     both.endpoints.push(far.clone());
-    both.external_local = true;
+    both.internal_endpoints.push(far.clone());
     world.services(&[both.clone()]);
     assert_eq!(answers(&world.outside, "192.0.2.1:30080", 20), [("local".to_owned(), 20)].into());
     assert_eq!(answers(&client.netns, "10.43.0.1:80", 30).len(), 2);
     assert_eq!(answers(&client.netns, "192.0.2.1:30080", 30).len(), 2);
 
-    world.services(&[ServicePort { endpoints: vec![far], external_endpoints: vec![], ..both }]);
+    world.services(&[ServicePort { external_endpoints: vec![], ..with_endpoints(vec![far], both) }]);
     assert_eq!(world.outside.ask("192.0.2.1:30080"), Answer::Silence);
     assert_eq!(client.netns.ask("192.0.2.1:30080").name(), "far");
 }
@@ -130,9 +130,8 @@ fn an_answer_from_an_endpoint_elsewhere_comes_back_through_this_node() {
     let far = Netns::new();
     wire(&world.machine, &far, "far0", "198.51.100.1/24", "198.51.100.2/24");
     far.serve_tcp(80, "far");
-    let far = vec![Endpoint { to: "198.51.100.2:80".parse().unwrap(), local: false }];
-    let service =
-        ServicePort { endpoints: far.clone(), external_endpoints: far, ..service(Protocol::Tcp, &[]) };
+    let far = Endpoint::new("198.51.100.2:80".parse().unwrap(), false);
+    let service = with_endpoints(vec![far], service(Protocol::Tcp, &[]));
     world.services(&[with_node_port(30080, service)]);
     // The endpoint has no route to the client: it can only answer the node.
     assert_eq!(world.outside.ask("192.0.2.1:30080"), Answer::From("far".into(), "198.51.100.1".into()));
@@ -177,6 +176,19 @@ fn a_client_with_affinity_keeps_its_endpoint_over_restarts_until_that_is_gone() 
     // Without affinity it spreads again.
     world.services(&[service(Protocol::Tcp, &all)]);
     assert!(answers(&client.netns, "10.43.0.1:80", 40).len() > 1);
+}
+
+#[test]
+fn affinity_that_was_off_in_between_knows_nothing_of_before() {
+    let world = World::new();
+    let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+    let sticky = |pods: &[&Pod]| ServicePort { affinity_seconds: Some(600), ..service(Protocol::Tcp, pods) };
+    world.services(&[sticky(&[&b])]);
+    assert_eq!(client.netns.ask("10.43.0.1:80").name(), "b");
+    world.services(&[service(Protocol::Tcp, &[&b])]);
+    world.services(&[service(Protocol::Tcp, &[&a])]);
+    world.services(&[sticky(&[&a])]);
+    assert_eq!(answers(&client.netns, "10.43.0.1:80", 4), [("a".to_owned(), 4)].into());
 }
 
 #[test]
@@ -284,11 +296,7 @@ fn thousands_of_services_answer_and_a_change_is_small() {
     };
     let before = many(&a);
     let mut after = many(&a);
-    after[4999] = ServicePort {
-        endpoints: vec![b.endpoint()],
-        external_endpoints: vec![b.endpoint()],
-        ..after[4999].clone()
-    };
+    after[4999] = with_endpoints(vec![b.endpoint()], after[4999].clone());
     let (first, change) = world.with(|network| async move {
         let start = std::time::Instant::now();
         network.apply_services(before).await.unwrap();
@@ -310,7 +318,7 @@ fn the_rules_can_be_listed_by_the_nft_program() {
         orlop_network::HostPort { host_ip: None, host_port: 8080, pod_port: 80, protocol: Protocol::Tcp };
     let (a, b) = (world.pod_with("a", vec![port]), world.pod("b"));
     let web = with_node_port(30080, with_external("203.0.113.7", service(Protocol::Tcp, &[&a, &b])));
-    let local = ServicePort { external_endpoints: vec![a.endpoint()], external_local: true, ..web.clone() };
+    let local = ServicePort { external_endpoints: vec![a.endpoint()], ..web.clone() };
     let sticky = ServicePort {
         name: "default/sticky:http".into(),
         cluster_addresses: vec!["10.43.0.2".parse().unwrap()],
@@ -337,13 +345,9 @@ fn an_endpoint_on_the_node_itself_answers_pods_and_the_node() {
     let world = World::new();
     let client = world.pod("client");
     world.machine.serve_tcp(6443, "node");
-    let node = vec![Endpoint { to: "192.0.2.1:6443".parse().unwrap(), local: true }];
-    let api = ServicePort {
-        endpoints: node.clone(),
-        external_endpoints: node,
-        affinity_seconds: Some(600),
-        ..service(Protocol::Tcp, &[])
-    };
+    let node = vec![Endpoint::new("192.0.2.1:6443".parse().unwrap(), true)];
+    let api =
+        with_endpoints(node, ServicePort { affinity_seconds: Some(600), ..service(Protocol::Tcp, &[]) });
     world.services(&[with_node_port(30443, api)]);
     assert_eq!(client.netns.ask("10.43.0.1:80"), Answer::From("node".into(), client.address.to_string()));
     assert_eq!(world.machine.ask("10.43.0.1:80").name(), "node");

@@ -4,7 +4,7 @@ use orlop_network::{Endpoint, HostPort, Network, NetworkConfig, PodLink, Protoco
 use std::{
     fs::File,
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     path::PathBuf,
     process::Command,
@@ -72,11 +72,11 @@ impl Netns {
     /// A TCP server that answers each connection with `name`, a space, and the client's address.
     pub fn serve_tcp(&self, port: u16, name: &str) {
         let name = name.to_owned();
-        let listener = self.run(move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+        let listener = self.run(move || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let client = stream.peer_addr().unwrap().ip();
+                let client = stream.peer_addr().unwrap().ip().to_canonical();
                 let _ = write!(stream, "{name} {client}");
             }
         });
@@ -96,15 +96,21 @@ impl Netns {
 
     /// Connects and reads all: who answered, and as whom it saw us.
     pub fn ask(&self, to: &str) -> Answer {
+        self.ask_within(to, Duration::from_secs(2))
+    }
+
+    /// The same with less patience.
+    pub fn ask_within(&self, to: &str, patience: Duration) -> Answer {
         let to: SocketAddr = to.parse().unwrap();
-        self.run(move || ask(to))
+        self.run(move || ask(to, patience))
     }
 
     /// A connected UDP socket inside.
     pub fn udp_client(&self, to: &str) -> UdpClient {
         let to: SocketAddr = to.parse().unwrap();
         UdpClient(self.run(move || {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             socket.connect(to).unwrap();
             socket
@@ -160,8 +166,8 @@ impl Answer {
     }
 }
 
-fn ask(to: SocketAddr) -> Answer {
-    let mut stream = match TcpStream::connect_timeout(&to, Duration::from_secs(2)) {
+fn ask(to: SocketAddr, patience: Duration) -> Answer {
+    let mut stream = match TcpStream::connect_timeout(&to, patience) {
         Ok(stream) => stream,
         Err(error) => return failure(&error),
     };
@@ -180,7 +186,7 @@ fn failure(error: &std::io::Error) -> Answer {
     match error.kind() {
         // A refused datagram of the machine's own comes back as EPERM.
         ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => Answer::Refused,
-        ErrorKind::HostUnreachable => Answer::Unreachable,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Answer::Unreachable,
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Answer::Silence,
         _ => panic!("{error}"),
     }
@@ -193,11 +199,16 @@ pub fn sh(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Ranges from their texts.
+pub fn ranges<const N: usize>(texts: [&str; N]) -> Vec<ipnet::IpNet> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
 /// A machine with a folder for its state and an uplink to a client outside.
 pub struct World {
-    /// 192.0.2.1 on `up0`, default route to the client.
+    /// 192.0.2.1 and 2001:db8::1 on `up0`, default routes to the client.
     pub machine: Netns,
-    /// 192.0.2.2: somebody outside who knows the machine and nothing behind it.
+    /// 192.0.2.2 and 2001:db8::2: somebody outside who knows the machine and nothing behind it.
     pub outside: Netns,
     /// The machine's state.
     pub state: tempfile::TempDir,
@@ -207,17 +218,21 @@ impl World {
     pub fn new() -> Self {
         let (machine, outside) = (Netns::new(), Netns::new());
         wire(&machine, &outside, "up0", "192.0.2.1/24", "192.0.2.2/24");
-        machine.sh("ip link set up0 mtu 1400 && ip route add default via 192.0.2.2");
+        machine.sh(
+            "ip link set up0 mtu 1400 && ip route add default via 192.0.2.2 && ip address add 2001:db8::1/64 dev up0 nodad \
+             && ip route add default via 2001:db8::2",
+        );
+        outside.sh("ip address add 2001:db8::2/64 dev eth0 nodad");
         Self { machine, outside, state: tempfile::tempdir().unwrap() }
     }
 
     pub fn config(&self) -> NetworkConfig {
         NetworkConfig {
             instance: "test".into(),
-            pod_range: "10.42.0.0/24".parse().unwrap(),
-            cluster_range: "10.42.0.0/16".parse().unwrap(),
-            service_range: "10.43.0.0/16".parse().unwrap(),
-            dns_address: "10.43.0.10".parse().unwrap(),
+            pod_ranges: ranges(["10.42.0.0/24", "fd42::/64"]),
+            cluster_ranges: ranges(["10.42.0.0/16", "fd42::/56"]),
+            service_ranges: ranges(["10.43.0.0/16", "fd43::/112"]),
+            dns_addresses: vec!["10.43.0.10".parse().unwrap(), "fd43::a".parse().unwrap()],
             state_dir: self.state.path().join("network"),
             mtu: None,
         }
@@ -244,8 +259,9 @@ impl World {
         let link = PodLink { id: name.into(), netns: netns.path(), host_ports };
         let given = self.with(|network| async move { network.attach(link).await.unwrap() });
         netns.serve_tcp(80, name);
-        netns.serve_udp("0.0.0.0:80", name);
-        Pod { netns, address: given.address, host_link: given.host_link }
+        netns.serve_udp("[::]:80", name);
+        let [address, address6] = given.addresses.try_into().unwrap();
+        Pod { netns, address, address6, host_link: given.host_link }
     }
 
     /// Applies services.
@@ -271,30 +287,51 @@ pub fn wire(one: &Netns, other: &Netns, name: &str, one_address: &str, other_add
 /// A pod that answers on port 80.
 pub struct Pod {
     pub netns: Netns,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
+    pub address6: IpAddr,
     pub host_link: String,
 }
 
 impl Pod {
     /// As an endpoint of this node.
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint { to: SocketAddrV4::new(self.address, 80).into(), local: true }
+        Endpoint::new(SocketAddr::new(self.address, 80), true)
+    }
+
+    /// The same by IPv6.
+    pub fn endpoint6(&self) -> Endpoint {
+        Endpoint::new(SocketAddr::new(self.address6, 80), true)
     }
 }
 
-/// A service `default/web` at 10.43.0.1:80 with these endpoints.
+/// A service `default/web` at 10.43.0.1:80 and [fd43::1]:80 with these endpoints.
 pub fn service(protocol: Protocol, pods: &[&Pod]) -> ServicePort {
-    let endpoints: Vec<Endpoint> = pods.iter().map(|pod| pod.endpoint()).collect();
+    let endpoints = pods.iter().flat_map(|pod| [pod.endpoint(), pod.endpoint6()]).collect();
+    with_endpoints(
+        endpoints,
+        ServicePort {
+            name: "default/web:http".into(),
+            protocol,
+            cluster_addresses: vec!["10.43.0.1".parse().unwrap(), "fd43::1".parse().unwrap()],
+            external_addresses: vec![],
+            balancer_addresses: vec![],
+            source_ranges: vec![],
+            port: 80,
+            node_port: None,
+            endpoints: vec![],
+            internal_endpoints: vec![],
+            external_endpoints: vec![],
+            affinity_seconds: None,
+        },
+    )
+}
+
+/// The service with these endpoints for everybody.
+pub fn with_endpoints(endpoints: Vec<Endpoint>, service: ServicePort) -> ServicePort {
     ServicePort {
-        name: "default/web:http".into(),
-        protocol,
-        cluster_addresses: vec!["10.43.0.1".parse().unwrap()],
-        external_addresses: vec![],
-        port: 80,
-        node_port: None,
+        internal_endpoints: endpoints.clone(),
         external_endpoints: endpoints.clone(),
         endpoints,
-        external_local: false,
-        affinity_seconds: None,
+        ..service
     }
 }

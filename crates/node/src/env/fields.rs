@@ -10,8 +10,8 @@ pub(crate) struct FieldContext<'a> {
     pub pod: &'a Pod,
     /// Addresses of the pod; empty before it has any.
     pub pod_ips: &'a [IpAddr],
-    /// Address of the node.
-    pub host_ip: IpAddr,
+    /// Addresses of the node, the primary one first.
+    pub host_ips: &'a [IpAddr],
     /// What the node can give: the limit of a container that has none.
     pub allocatable: &'a BTreeMap<String, Quantity>,
 }
@@ -39,7 +39,8 @@ pub(crate) fn field(context: &FieldContext<'_>, path: &str) -> Result<String, St
         "spec.serviceAccountName" => spec.service_account_name.clone().unwrap_or_default(),
         "status.podIP" => ips().first().cloned().unwrap_or_default(),
         "status.podIPs" => ips().join(","),
-        "status.hostIP" | "status.hostIPs" => context.host_ip.to_string(),
+        "status.hostIP" => context.host_ips.first().map(ToString::to_string).unwrap_or_default(),
+        "status.hostIPs" => context.host_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         _ => return Err(format!("unsupported fieldPath: {path}")),
     })
 }

@@ -23,8 +23,8 @@ fn run(container: Json, services: &BTreeMap<String, String>) -> Result<Vec<(Stri
     let allocatable =
         [("cpu".into(), Quantity::from_units(4)), ("memory".into(), Quantity::from_bytes(1 << 30))];
     let allocatable = allocatable.into();
-    let host_ip = "192.0.2.1".parse().expect("an address");
-    let context = FieldContext { pod: &pod, pod_ips: &ips, host_ip, allocatable: &allocatable };
+    let host_ips = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an address"));
+    let context = FieldContext { pod: &pod, pod_ips: &ips, host_ips: &host_ips, allocatable: &allocatable };
     environment(&context, &pod.spec_ref().containers[0], services, &objects())
 }
 
@@ -52,6 +52,7 @@ fn fields_of_the_pod_become_variables() {
         ("spec.serviceAccountName", "sa"),
         ("status.podIP", "10.1.0.5"),
         ("status.hostIP", "192.0.2.1"),
+        ("status.hostIPs", "192.0.2.1,2001:db8::1"),
     ] {
         assert_eq!(value_of(json!({"fieldRef": {"fieldPath": path}})).as_deref(), Ok(expected), "{path}");
     }

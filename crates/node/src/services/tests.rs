@@ -32,6 +32,11 @@ fn web_slice(endpoints: Value) -> EndpointSlice {
     slice("web-1", "web", json!([{"name": "http", "port": 8080, "protocol": "TCP"}]), endpoints)
 }
 
+fn node_in_zone(name: &str, zone: &str) -> Node {
+    let labels = json!({"topology.kubernetes.io/zone": zone});
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
+}
+
 /// A catalogue that has heard of these in full.
 fn catalogue(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Catalogue {
     let mut catalogue = Catalogue::new("here".into());
@@ -90,12 +95,81 @@ fn policies_choose_the_endpoints_of_this_node() {
             }),
         );
         let ports = catalogue(vec![service], vec![web_slice(endpoints.clone())]).ports();
-        assert_eq!(&to(&ports[0].endpoints), inside);
+        assert_eq!(&to(&ports[0].internal_endpoints), inside);
         assert_eq!(&to(&ports[0].external_endpoints), outside);
-        assert_eq!(ports[0].external_local, external == "Local");
+        assert_eq!(&to(&ports[0].endpoints), &both);
         assert_eq!(ports[0].node_port, Some(30080));
         assert_eq!(ports[0].endpoints.iter().filter(|endpoint| endpoint.local).count(), 1);
     }
+}
+
+#[test]
+fn endpoints_that_are_meant_for_this_place_are_taken_if_all_ready_ones_say_where_they_are_meant_for() {
+    let endpoint = |last: u8, hints: Value, ready: bool| {
+        json!({"addresses": [format!("10.42.0.{last}")], "hints": hints,
+            "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+    };
+    let zone = |name: &str| json!({"forZones": [{"name": name}]});
+    let both = |node: &str, zone: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]});
+    for (endpoints, expected) in [
+        (vec![endpoint(1, zone("a"), true), endpoint(2, zone("b"), true)], vec![1]),
+        (vec![endpoint(1, both("here", "a"), true), endpoint(2, both("there", "a"), true)], vec![1]),
+        // None for this node, but one for its zone.
+        (vec![endpoint(1, both("there", "a"), true), endpoint(2, both("far", "b"), true)], vec![1]),
+        // None for either, or one says nothing: all.
+        (vec![endpoint(1, zone("c"), true), endpoint(2, zone("b"), true)], vec![1, 2]),
+        (vec![endpoint(1, zone("a"), true), endpoint(2, json!({}), true)], vec![1, 2]),
+        // What terminates has no say, and no traffic as long as there are others.
+        (vec![endpoint(1, zone("a"), true), endpoint(2, json!({}), false)], vec![1]),
+    ] {
+        let mut catalogue = catalogue(vec![web()], vec![web_slice(json!(endpoints))]);
+        catalogue.node(Event::Apply(node_in_zone("here", "a")));
+        catalogue.node(Event::Apply(node_in_zone("there", "b")));
+        catalogue.news();
+        let expected: Vec<String> = expected.iter().map(|last| format!("10.42.0.{last}:8080")).collect();
+        assert_eq!(to(&catalogue.ports()[0].endpoints), expected, "{endpoints:?}");
+    }
+}
+
+#[test]
+fn each_family_falls_back_for_itself() {
+    let v4 = web_slice(json!([{"addresses": ["10.42.0.2"]}]));
+    let mut v6 = slice(
+        "web-2",
+        "web",
+        json!([{"name": "http", "port": 8080, "protocol": "TCP"}]),
+        json!([{"addresses": ["fd42::2"], "conditions": {"ready": false, "serving": true, "terminating": true}}]),
+    );
+    v6.address_type = "IPv6".into();
+    let mut web = web();
+    web.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.43.0.1".into(), "fd43::1".into()]);
+    let ports = catalogue(vec![web], vec![v4, v6]).ports();
+    assert_eq!(to(&ports[0].endpoints), ["10.42.0.2:8080", "[fd42::2]:8080"]);
+    assert_eq!(ports[0].cluster_addresses.len(), 2);
+}
+
+#[test]
+fn weights_health_checks_and_announced_addresses_are_read() {
+    let mut slice = web_slice(json!([
+        {"addresses": ["10.42.0.2"], "nodeName": "here"},
+        {"addresses": ["10.42.0.3"], "nodeName": "there"},
+        {"addresses": ["10.42.0.4"], "nodeName": "here", "conditions": {"ready": false, "serving": true, "terminating": true}},
+    ]));
+    slice.metadata.annotations =
+        Some([("orlop.dev/weights".into(), "10.42.0.3=30,nonsense,10.42.0.9=x".into())].into());
+    let balanced: Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "web", "annotations": {"orlop.dev/announced-by": "here"}},
+        "spec": {"type": "LoadBalancer", "clusterIP": "10.43.0.1", "ports": [{"name": "http", "port": 80}],
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999, "loadBalancerSourceRanges": ["192.0.2.0/24"]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.2", "ipMode": "VIP"}]}},
+    })).unwrap();
+    let catalogue = catalogue(vec![balanced], vec![slice]);
+    let port = &catalogue.ports()[0];
+    assert_eq!(port.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>(), [1, 30]);
+    assert_eq!(port.source_ranges, ["192.0.2.0/24".parse().unwrap()]);
+    let check = &catalogue.health_checks()[&30999];
+    assert_eq!((check.of.1.as_str(), check.local_endpoints), ("web", 1));
+    assert_eq!(catalogue.announced(), ["203.0.113.2".parse().unwrap()].into());
 }
 
 #[test]
@@ -132,10 +206,8 @@ fn affinity_and_load_balancer_addresses_are_carried() {
         "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.2"}, {"ip": "203.0.113.3", "ipMode": "Proxy"}]}},
     })).unwrap();
     let ports = catalogue(vec![balanced], vec![]).ports();
-    assert_eq!(
-        ports[0].external_addresses,
-        ["203.0.113.1", "203.0.113.2"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap())
-    );
+    assert_eq!(ports[0].external_addresses, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(ports[0].balancer_addresses, ["203.0.113.2".parse::<IpAddr>().unwrap()]);
     assert_eq!(ports[0].affinity_seconds, Some(10_800));
     let short = service(
         "web",
@@ -176,7 +248,7 @@ fn not_ready_endpoints_are_in_dns_only_if_the_service_publishes_them() {
         let mut catalogue = Catalogue::new("here".into());
         catalogue.slice(Event::Apply(slice.clone()));
         catalogue.service(Event::Apply(db));
-        let orlop_dns::ServiceTarget::Headless { endpoints } = catalogue.news().set.remove(0).target else {
+        let orlop_dns::ServiceTarget::Headless { endpoints } = catalogue.news().set.remove(0).0.target else {
             panic!()
         };
         assert_eq!(endpoints.len(), expected);
@@ -228,10 +300,11 @@ async fn applied(
     services: Vec<Event<Service>>,
     slices: Vec<Event<EndpointSlice>>,
     refusals: usize,
-) -> (Vec<Vec<ServicePort>>, DnsIndex) {
-    let dns = DnsIndex::new("cluster.local").unwrap();
+) -> (Vec<Vec<ServicePort>>, Names) {
+    let cluster = Arc::new(DnsIndex::new("cluster.local").unwrap());
+    let names = Names { cluster, exported: vec![] };
     let (applied, left) = (Mutex::new(Vec::new()), Mutex::new(refusals));
-    let apply = |ports: Vec<ServicePort>| {
+    let apply = |ports: Vec<ServicePort>, _| {
         let mut left = left.lock();
         let outcome = if *left > 0 {
             *left -= 1;
@@ -245,10 +318,11 @@ async fn applied(
     let endless = |events| stream::iter(events).chain(stream::pending());
     let services = endless(services.into_iter().map(Ok::<_, Infallible>).collect::<Vec<_>>());
     let slices = stream::iter(slices.into_iter().map(Ok).collect::<Vec<_>>()).chain(stream::pending());
-    let carry = follow(services, slices, apply, &dns, "here".into());
+    let heard = Heard { services, slices, nodes: stream::pending::<Result<Event<Node>, Infallible>>() };
+    let carry = follow(heard, apply, &names, "here".into());
     let _ = tokio::time::timeout(Duration::from_secs(60), carry).await;
     let applied = std::mem::take(&mut *applied.lock());
-    (applied, dns)
+    (applied, names)
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 /// What a status is made from besides the planner's view.
 pub(crate) struct StatusInput<'a> {
     pub view: &'a View<'a>,
-    pub host_ip: IpAddr,
+    /// Addresses of the node, the primary one first.
+    pub host_ips: &'a [IpAddr],
     /// When the agent first saw the pod.
     pub start_time: Timestamp,
     /// `status.reason` and `status.message` of a pod that was turned away or evicted.
@@ -70,8 +71,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
             .qos_class
             .clone()
             .or_else(|| Some(QosClass::of(pod.spec_ref()).as_str().into())),
-        host_ip: Some(input.host_ip.to_string()),
-        host_ips: Some(vec![HostIP { ip: input.host_ip.to_string() }]),
+        host_ip: input.host_ips.first().map(ToString::to_string),
+        host_ips: Some(input.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         pod_ip: ips.first().map(ToString::to_string),
         pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         observed_generation: generation,
@@ -108,7 +109,7 @@ fn pod_ips(input: &StatusInput<'_>) -> Vec<IpAddr> {
         && let Some(addresses) = view.known.addresses.get(&sandbox.id)
     {
         if view.pod.host_network() {
-            return vec![input.host_ip];
+            return input.host_ips.to_vec();
         }
         return addresses.clone();
     }

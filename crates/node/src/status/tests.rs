@@ -80,7 +80,7 @@ impl Case {
         };
         pod_status(&StatusInput {
             view: &view,
-            host_ip: [192, 0, 2, 1].into(),
+            host_ips: &[IpAddr::V4([192, 0, 2, 1].into())],
             start_time: at(890),
             why: None,
             messages: &[("u_a_0".to_string(), "bye".to_string())].into(),

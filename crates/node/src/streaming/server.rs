@@ -142,7 +142,7 @@ async fn handle(context: Arc<Context>, caller: &Caller, request: Request<Incomin
     let outcome = match route {
         Route::Healthz => Ok(text(StatusCode::OK, "ok")),
         Route::Metrics => {
-            let text = context.pods.metrics();
+            let text = context.pods.metrics().await;
             Ok(answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
         }
         Route::ResourceMetrics => Ok(resource_metrics::serve(&context).await),

@@ -8,6 +8,7 @@ use orlop_runtime::ContainerRuntime;
 use std::sync::Arc;
 
 /// What the endpoint needs of an agent.
+#[async_trait::async_trait]
 pub trait Pods: Send + Sync + 'static {
     /// A pod on this node.
     fn pod(&self, namespace: &str, name: &str) -> Option<PodHandle>;
@@ -18,9 +19,10 @@ pub trait Pods: Send + Sync + 'static {
     /// Name of the node.
     fn node_name(&self) -> &str;
     /// What `/metrics` shows, in the Prometheus text format.
-    fn metrics(&self) -> String;
+    async fn metrics(&self) -> String;
 }
 
+#[async_trait::async_trait]
 impl Pods for Agent {
     fn pod(&self, namespace: &str, name: &str) -> Option<PodHandle> {
         Agent::pod(self, namespace, name)
@@ -38,8 +40,8 @@ impl Pods for Agent {
         &self.config().name
     }
 
-    fn metrics(&self) -> String {
-        Agent::metrics(self)
+    async fn metrics(&self) -> String {
+        Agent::metrics(self).await
     }
 }
 

@@ -208,10 +208,11 @@ impl Step {
         let mut services = self.shared.services.in_namespace(namespace);
         services.extend(self.shared.services.get(env::MASTER.0, env::MASTER.1));
         let services = service_variables(&services, namespace, links);
+        let host_ips = self.shared.config.node_ips();
         let context = env::FieldContext {
             pod: &self.pod,
             pod_ips: &self.ips,
-            host_ip: self.shared.config.node_ip,
+            host_ips: &host_ips,
             allocatable: &self.shared.capacity.allocatable,
         };
         env::environment(&context, spec, &services, &objects)

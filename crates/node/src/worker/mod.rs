@@ -315,9 +315,10 @@ impl Worker {
             return None;
         }
         let view = self.view(false);
+        let host_ips = self.shared.config.node_ips();
         let status = status::pod_status(&StatusInput {
             view: &view,
-            host_ip: self.shared.config.node_ip,
+            host_ips: &host_ips,
             start_time: self.start_time,
             why: self.why.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
             messages: &self.messages,
@@ -380,7 +381,7 @@ impl Worker {
 
     fn ips(&self) -> Vec<IpAddr> {
         if self.pod.host_network() {
-            return vec![self.shared.config.node_ip];
+            return self.shared.config.node_ips();
         }
         let newest = self.state.newest_sandbox().and_then(|s| self.known.addresses.get(&s.id));
         newest.cloned().unwrap_or_default()

@@ -172,8 +172,16 @@ impl Step {
             return Ok(Learnt::Linked { sandbox, addresses: Vec::new() });
         };
         let link = PodLink { id: sandbox.id.clone(), netns, host_ports: host_ports(&self.pod) };
-        match self.shared.network.attach(link).await {
-            Ok(address) => Ok(Learnt::Linked { sandbox, addresses: vec![IpAddr::V4(address.address)] }),
+        let network = &self.shared.network;
+        let linked = match network.attach(link).await {
+            Ok(given) => {
+                let protected = network.protect(&self.pod, &sandbox.id, &given.addresses).await;
+                protected.map(|()| given.addresses)
+            }
+            Err(error) => Err(error),
+        };
+        match linked {
+            Ok(addresses) => Ok(Learnt::Linked { sandbox, addresses }),
             Err(error) => {
                 let error = Error::network("failed to set up sandbox network", error).chain();
                 self.events.warning(
@@ -269,11 +277,12 @@ impl Step {
         let (shared, pod, ips) = (self.shared.clone(), self.pod.clone(), self.ips.clone());
         blocking(move || {
             let limit = resources::of_pod(&pod).memory_limit;
+            let host_ips = shared.config.node_ips();
             let with = Ingredients {
                 fields: env::FieldContext {
                     pod: &pod,
                     pod_ips: &ips,
-                    host_ip: shared.config.node_ip,
+                    host_ips: &host_ips,
                     allocatable: &shared.capacity.allocatable,
                 },
                 objects: &objects,
@@ -393,7 +402,8 @@ pub(crate) fn host_ports(pod: &Pod) -> Vec<HostPort> {
             let host_port = u16::try_from(port.host_port?).ok().filter(|p| *p > 0)?;
             let host_ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
             Some(HostPort {
-                host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+                // Unspecified: all addresses of that family.
+                host_ip,
                 host_port,
                 pod_port: u16::try_from(port.container_port).ok()?,
                 protocol: match port.protocol.as_deref() {

@@ -454,11 +454,29 @@ async fn a_lost_sandbox_is_replaced_with_all_that_was_in_it() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_pod_starts_before_its_policies_are_in_force() {
+    let bench = Bench::started();
+    bench.runtime.fail("protect");
+    bench.create(simple());
+    bench.until_ready().await;
+    let calls = bench.runtime.calls("");
+    let protections: Vec<usize> = calls
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| c.starts_with("protect uid-web_0"))
+        .map(|(at, _)| at)
+        .collect();
+    let started = calls.iter().position(|c| c.starts_with("start_container")).expect("it started");
+    assert!(matches!(protections[..], [_, second] if second < started), "{calls:?}");
+}
+
+#[tokio::test]
 async fn steps_that_fail_are_tried_again() {
     let bench = Bench::started();
     for call in [
         "run_sandbox",
         "attach",
+        "protect",
         "create_container",
         "stop_container",
         "stop_sandbox",

@@ -84,10 +84,10 @@ impl Cluster {
         runtime_config.shim_binary = SHIM.into();
         let network_config = NetworkConfig {
             instance,
-            pod_range: format!("10.213.{third}.0/24").parse().unwrap(),
-            cluster_range: format!("10.213.{third}.0/24").parse().unwrap(),
-            service_range: format!("10.214.{third}.0/24").parse().unwrap(),
-            dns_address: format!("10.214.{third}.10").parse().unwrap(),
+            pod_ranges: vec![format!("10.213.{third}.0/24").parse().unwrap()],
+            cluster_ranges: vec![format!("10.213.{third}.0/24").parse().unwrap()],
+            service_ranges: vec![format!("10.214.{third}.0/24").parse().unwrap()],
+            dns_addresses: vec![format!("10.214.{third}.10").parse().unwrap()],
             state_dir: path("network"),
             mtu: None,
         };
@@ -119,7 +119,7 @@ impl Cluster {
         // Nobody has to go because this machine's disk is full.
         config.eviction.thresholds.clear();
         config.image_gc.high = 1.0;
-        config.cluster_dns = vec![self.network_config.dns_address];
+        config.cluster_dns.clone_from(&self.network_config.dns_addresses);
         let identity = Identity::new("system:node:n1", &["system:nodes"]);
         let client = Client::new(self.api.service_for(identity), "default");
         let agent = Agent::new(config, client, Arc::new(runtime), self.images.clone(), Arc::new(network));

@@ -247,3 +247,41 @@ fn a_node_that_comes_goes_or_changes_is_seen() {
     c.set_node(&node("other", json!({})));
     assert_eq!(decide(&mut c, &asks("p", "4")).unwrap(), "other");
 }
+
+#[test]
+fn what_pods_of_many_rollouts_wanted_is_forgotten_when_they_are_gone() {
+    let mut c = cluster(&[node("a", json!({})), node("b", json!({}))]);
+    let replica = |rollout: usize| {
+        let labels = json!({"app": "web", "hash": format!("{rollout}")});
+        let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}},
+            "matchLabelKeys": ["hash"]});
+        pod(
+            &format!("p{rollout}"),
+            json!({"metadata": {"labels": labels}, "spec": {"affinity": {"podAntiAffinity":
+            {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}}),
+        )
+    };
+    // One pod stays through all of it: what it wants is heeded to the end.
+    let stays = pod(
+        "stays",
+        json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"tier": "loud"}}}]}}}}),
+    );
+    c.place("a", &stays);
+    let mut most = 0;
+    for rollout in 0..2500 {
+        place(&mut c, &replica(rollout)).unwrap();
+        if rollout > 0 {
+            c.remove_pod(&format!("p{}", rollout - 1));
+        }
+        most = most.max(c.terms());
+    }
+    assert!(most < 1100, "{most} terms");
+    let loud = pod("loud", json!({"metadata": {"labels": {"tier": "loud"}}}));
+    assert_eq!(fits(&mut c, &loud), ["b"]);
+    let last = replica(2499);
+    let mut twin = (*last).clone();
+    twin.metadata.uid = Some("twin".into());
+    let there = c.placed("p2499").map(|p| c.nodes().name(p.node).to_string()).unwrap();
+    assert_eq!(fits(&mut c, &std::sync::Arc::new(twin)).len(), 1, "not beside {there}");
+}

@@ -35,12 +35,11 @@ impl Comparison {
     }
 
     /// Without some fields and all below them.
-    pub(super) fn without(self, prefixes: &FieldSet) -> Self {
-        Self {
-            added: self.added.without(prefixes),
-            modified: self.modified.without(prefixes),
-            removed: self.removed.without(prefixes),
-        }
+    pub(super) fn without(mut self, prefixes: &FieldSet) -> Self {
+        self.added.prune(prefixes);
+        self.modified.prune(prefixes);
+        self.removed.prune(prefixes);
+        self
     }
 }
 

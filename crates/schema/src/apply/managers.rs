@@ -66,14 +66,14 @@ impl Manager {
         out
     }
 
-    fn to_json(&self) -> Value {
+    fn into_json(self) -> Value {
         let mut entry = json!({
             "manager": self.name,
             "operation": match self.operation { Operation::Apply => "Apply", Operation::Update => "Update" },
             "apiVersion": self.api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.to_json(),
         });
+        entry["fieldsV1"] = self.set.into_json();
         if let Some(time) = &self.time {
             entry["time"] = json!(time);
         }
@@ -180,12 +180,12 @@ impl Managers {
 
     /// Merges the oldest managers of ordinary writes into one for each version, until few enough are left.
     pub(super) fn cap(&mut self) {
-        let mut updaters: Vec<Manager> =
-            self.0.iter().filter(|m| m.operation == Operation::Update).cloned().collect();
-        let mut count = updaters.len();
+        let updates = |m: &&Manager| m.operation == Operation::Update;
+        let mut count = self.0.iter().filter(updates).count();
         if count <= MAX_UPDATERS {
             return;
         }
+        let mut updaters: Vec<Manager> = self.0.iter().filter(updates).cloned().collect();
         updaters.sort_by(|a, b| (a.moment(), &a.name).cmp(&(b.moment(), &b.name)));
         let mut first: BTreeMap<String, Manager> = BTreeMap::new();
         for old in updaters {
@@ -228,7 +228,7 @@ impl Managers {
             };
             key(a).cmp(&key(b))
         });
-        let entries: Vec<Value> = self.0.iter().map(Manager::to_json).collect();
+        let entries: Vec<Value> = self.0.into_iter().map(Manager::into_json).collect();
         metadata.insert("managedFields".to_string(), entries.into());
     }
 }

@@ -138,6 +138,8 @@ fn the_bodies_that_are_no_kinds_of_the_table_are_spoken_too() {
 #[test]
 fn every_kind_is_spoken_but_those_whose_numbers_are_not_known() {
     let unspoken: Vec<String> = Types::kinds()
+        // Our own kinds are spoken in JSON alone, like custom ones.
+        .filter(|(version, _)| !version.starts_with("orlop.dev/"))
         .filter(|(version, kind)| Root::of(version, kind).is_none())
         .map(|(version, kind)| format!("{version} {kind}"))
         .collect();

@@ -3,7 +3,6 @@
 
 use crate::object::{carry_over, child, each, has, list, put, set_default, set_default_nonzero, text};
 use serde_json::{Value, json};
-use std::net::IpAddr;
 
 /// Whether it gets an address inside the cluster.
 pub fn needs_cluster_ip(service: &Value) -> bool {
@@ -90,29 +89,6 @@ pub(super) fn mirror_cluster_ips(spec: &mut Value) {
     }
 }
 
-/// The IP families of a new Service: those of the addresses it asks for, else IPv4.
-pub(super) fn set_families(service: &mut Value) {
-    if !needs_cluster_ip(service) || !service["spec"].is_object() {
-        return;
-    }
-    let asked: Vec<&str> = list(service, "/spec/clusterIPs")
-        .iter()
-        .filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok())
-        .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" })
-        .collect();
-    // A headless Service whose endpoints somebody else writes may hold addresses of both.
-    let foreign =
-        text(service, "/spec/clusterIP") == "None" && crate::object::len(service, "/spec/selector") == 0;
-    let families = match (asked.as_slice(), foreign) {
-        ([], true) => json!(["IPv4", "IPv6"]),
-        ([], false) => json!(["IPv4"]),
-        (asked, _) => json!(asked),
-    };
-    let spec = &mut service["spec"];
-    set_default_nonzero(spec, "ipFamilyPolicy", if foreign { "RequireDualStack" } else { "SingleStack" });
-    set_default(spec, "ipFamilies", families);
-}
-
 /// What an update that says nothing of them keeps: addresses, node ports and families that the server chose.
 /// What no longer goes with the type is dropped.
 pub(super) fn carry_over_allocated(new: &mut Value, old: &Value) {
@@ -136,9 +112,6 @@ pub(super) fn carry_over_allocated(new: &mut Value, old: &Value) {
             }
         }
         mirror_cluster_ips(&mut new["spec"]);
-    }
-    if needs_cluster_ip(new) && !needs_cluster_ip(old) {
-        set_families(new);
     }
     if needs_node_port(new) && needs_node_port(old) {
         keep_node_ports(new, old);
@@ -221,13 +194,12 @@ mod tests {
 
     #[test]
     fn a_bare_service_is_filled_in() {
-        let mut object =
+        let object =
             service(json!({"ports": [{"port": 80}, {"port": 81, "targetPort": "http", "protocol": "UDP"}]}));
-        set_families(&mut object);
         assert_eq!(
             object["spec"],
             json!({"type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
-                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": [
+                "ports": [
                     {"port": 80, "protocol": "TCP", "targetPort": 80},
                     {"port": 81, "protocol": "UDP", "targetPort": "http"}]})
         );
@@ -246,24 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn families_follow_the_addresses() {
-        let families = |spec: Value| {
-            let mut object = service(spec);
-            set_families(&mut object);
-            (object["spec"]["ipFamilyPolicy"].clone(), object["spec"]["ipFamilies"].clone())
-        };
-        assert_eq!(families(json!({"clusterIP": "fd00::1"})), (json!("SingleStack"), json!(["IPv6"])));
-        let headless = json!({"clusterIP": "None"});
-        assert_eq!(families(headless), (json!("RequireDualStack"), json!(["IPv4", "IPv6"])));
-        let headless = json!({"clusterIP": "None", "selector": {"a": "b"}});
-        assert_eq!(families(headless), (json!("SingleStack"), json!(["IPv4"])));
-    }
-
-    #[test]
     fn an_update_keeps_what_the_server_chose() {
         let mut old = service(json!({"type": "NodePort", "clusterIP": "10.0.0.1",
             "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "nodePort": 30081}]}));
-        set_families(&mut old);
+        old["spec"]["ipFamilies"] = json!(["IPv4"]);
         let mut new = service(json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 82}]}));
         carry_over_allocated(&mut new, &old);
         assert_eq!(new["spec"]["clusterIPs"], json!(["10.0.0.1"]));

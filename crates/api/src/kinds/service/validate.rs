@@ -1,6 +1,9 @@
 //! Validation of Services.
 
-use super::defaults::{is_external, needs_cluster_ip, needs_health_check};
+use super::{
+    defaults::{is_external, needs_cluster_ip, needs_health_check},
+    families::family_of,
+};
 use crate::{
     FieldErrors, Path,
     kinds::endpoint_slice,
@@ -11,7 +14,7 @@ use crate::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
@@ -171,17 +174,34 @@ fn validate_cluster_ips(service: &Value, path: &Path, errors: &mut FieldErrors) 
     if all.len() > 2 {
         errors.invalid(&ips, json!(all), "may only hold up to 2 values");
     }
-    for (at, ip) in all.iter().enumerate() {
-        if *ip != "None" {
-            let wrong = name::ip_address(ip)
-                .into_iter()
-                .map(|_| "must be empty, 'None', or a valid IP address".into());
-            errors.messages(&ips.index(at), ip, wrong.collect());
+    let mut parsed = Vec::new();
+    for (at, ip) in all.iter().enumerate().filter(|(_, ip)| **ip != "None") {
+        let wrong =
+            name::ip_address(ip).into_iter().map(|_| "must be empty, 'None', or a valid IP address".into());
+        errors.messages(&ips.index(at), ip, wrong.collect());
+        parsed.extend(ip.parse::<IpAddr>());
+    }
+    let families: Vec<&str> = list(service, "/spec/ipFamilies").iter().filter_map(Value::as_str).collect();
+    for (at, family) in families.iter().enumerate() {
+        let path = path.child("ipFamilies").index(at);
+        errors.one_of(&path, family, &["IPv4", "IPv6"]);
+        if families[..at].contains(family) {
+            errors.duplicate(&path, *family);
         }
     }
-    for (at, family) in list(service, "/spec/ipFamilies").iter().enumerate() {
-        let family = family.as_str().unwrap_or_default();
-        errors.one_of(&path.child("ipFamilies").index(at), family, &["IPv4", "IPv6"]);
+    // Of addresses that are wrong in themselves nothing more is said.
+    if parsed.len() == all.len() {
+        if let [one, other] = parsed.as_slice()
+            && one.is_ipv4() == other.is_ipv4()
+        {
+            errors.invalid(&ips, json!(all), "may specify no more than one IP for each IP family");
+        }
+        for (at, (ip, family)) in parsed.iter().zip(&families).enumerate() {
+            if matches!(*family, "IPv4" | "IPv6") && *family != family_of(*ip) {
+                let message = format!("expected an {family} value as indicated by `ipFamilies[{at}]`");
+                errors.invalid(ips.index(at), ip.to_string(), message);
+            }
+        }
     }
     let policy = text(service, "/spec/ipFamilyPolicy");
     if !policy.is_empty() {
@@ -222,16 +242,29 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors
     if !needs_cluster_ip(old) || !needs_cluster_ip(new) {
         return;
     }
-    let path = Path::new("spec.clusterIPs");
-    let before = list(old, "/spec/clusterIPs");
-    let after = list(new, "/spec/clusterIPs");
-    for (at, ip) in before.iter().enumerate() {
-        match after.get(at) {
-            None if at == 0 => {
-                errors.invalid(path.index(0), json!(after), "primary clusterIP can not be unset");
+    let policy = text(new, "/spec/ipFamilyPolicy");
+    for (field, primary) in [("clusterIPs", "clusterIP"), ("ipFamilies", "ipFamily")] {
+        let path = Path::new("spec").child(field);
+        let pointer = format!("/spec/{field}");
+        let (before, after) = (list(old, &pointer), list(new, &pointer));
+        for (at, value) in before.iter().enumerate() {
+            match after.get(at) {
+                // Families that are not said follow from the addresses.
+                None if at == 0 && field == "ipFamilies" => break,
+                None if at == 0 => {
+                    let message = format!("primary {primary} can not be unset");
+                    errors.invalid(path.index(0), json!(after), message);
+                }
+                None if policy != "SingleStack" => {
+                    let message =
+                        format!("must be set to 'SingleStack' when releasing the secondary {primary}");
+                    errors.invalid("spec.ipFamilyPolicy", policy, message);
+                }
+                Some(now) if now != value => {
+                    errors.invalid(path.index(at), json!(after), "may not change once set");
+                }
+                _ => {}
             }
-            Some(now) if now != ip => errors.invalid(path.index(at), json!(after), "may not change once set"),
-            _ => {}
         }
     }
     let health = |object: &Value| int(object, "/spec/healthCheckNodePort").unwrap_or_default();
@@ -248,12 +281,11 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut FieldErrors
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::service::defaults::{set_defaults, set_families};
+    use crate::kinds::service::defaults::set_defaults;
 
     fn service(spec: Value) -> Value {
         let mut object = json!({"spec": spec});
         set_defaults(&mut object);
-        set_families(&mut object);
         object
     }
 
@@ -346,6 +378,18 @@ mod tests {
             (
                 json!({"type": "ExternalName", "externalName": "a", "ipFamilies": ["IPv4"]}),
                 "spec.ipFamilies: Forbidden: may not be set for ExternalName services",
+            ),
+            (
+                json!({"ports": http, "ipFamilies": ["IPv4", "IPv4"]}),
+                "spec.ipFamilies[1]: Duplicate value: \"IPv4\"",
+            ),
+            (
+                json!({"ports": http, "clusterIPs": ["10.0.0.1", "10.0.0.2"]}),
+                "spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\"]: may specify no more than one IP for each IP family",
+            ),
+            (
+                json!({"ports": http, "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv6"]}),
+                "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
             ),
             (
                 json!({"ports": http, "externalIPs": ["x"]}),

@@ -3,6 +3,7 @@
 use crate::{
     admission::{Operation, Plugin, Request},
     hooks::service_account_admission as account,
+    registry::metadata,
 };
 use orlop_api::Status;
 use serde_json::Value;
@@ -24,7 +25,8 @@ impl Plugin for ServiceAccount {
                 "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
             ))
         })?;
-        account::admit(pod, &found, rand::random());
+        let random = (request.registry.random)();
+        account::admit(pod, &found, metadata::suffix_of(random));
         Ok(())
     }
 }

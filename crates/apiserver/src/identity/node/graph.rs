@@ -1,7 +1,7 @@
 //! What the pods of each node need, found by what is needed: a question whether a node may see an object is one look. Fed with
 //! every change of pods, persistent volumes and slices of devices in the order of the store; decides nothing.
 
-use crate::cache::Index;
+use crate::cache::{Index, slim};
 use orlop_api::{
     local_volume::NODE_LABEL,
     object::{list, map, text},
@@ -144,7 +144,7 @@ impl State {
         {
             return;
         }
-        let Ok(object) = serde_json::from_slice::<Value>(value) else { return };
+        let Some(object) = slim::value(value, &[slim::MANAGED_FIELDS]) else { return };
         let node = text(&object, "/spec/nodeName");
         if node.is_empty() {
             return;

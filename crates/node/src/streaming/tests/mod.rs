@@ -37,6 +37,7 @@ struct HostPods {
     pods: Mutex<HashMap<String, PodHandle>>,
 }
 
+#[async_trait::async_trait]
 impl Pods for HostPods {
     fn pod(&self, namespace: &str, name: &str) -> Option<PodHandle> {
         self.pods.lock().get(name).filter(|_| namespace == "default").cloned()
@@ -54,7 +55,7 @@ impl Pods for HostPods {
         "node-1"
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "orlop_pods 1\n".into()
     }
 }
