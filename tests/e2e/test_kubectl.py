@@ -226,7 +226,8 @@ def test_a_shell_on_a_terminal(ns, tool):
         os.kill(terminal.pid, signal.SIGWINCH)
         terminal.type("while [ \"$(stty size)\" != '33 77' ]; do sleep 0.1; done; echo re''sized\n")
         terminal.read_until("resized")
-        terminal.type("echo sleep''ing; sleep 1000\n")
+        # Said by what is to be interrupted: before that it may not be the terminal's foreground yet.
+        terminal.type("sh -c \"echo sleep''ing; exec sleep 1000\"\n")
         terminal.read_until("sleeping")
         terminal.type("\x03")
         terminal.type("echo interr''upted\n")

@@ -256,6 +256,7 @@ impl Cluster {
 async fn play_nodes(client: Client, clock: Clock) {
     let pods = Arc::<Informer<Pod>>::default();
     let (send, mut changes) = tokio::sync::mpsc::unbounded_channel();
+    let again = send.clone();
     pods.on_change(move |_, new| {
         if let Some(pod) = new {
             let _ = send.send(pod.clone());
@@ -270,12 +271,14 @@ async fn play_nodes(client: Client, clock: Clock) {
                 continue;
             }
             let (client, clock, busy) = (client.clone(), clock.clone(), busy.clone());
-            let (pods, addresses) = (pods.clone(), addresses.clone());
+            let (pods, addresses, again) = (pods.clone(), addresses.clone(), again.clone());
             tokio::spawn(async move {
                 let key = Key::of(&*pod);
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 // What it is now, until there is nothing to do.
+                let mut seen = None;
                 while let Some(pod) = pods.get(&key.namespace, &key.name) {
+                    seen = pod.resource_version();
                     match play(&client, &clock, &addresses, &pod).await {
                         Some(Played::Wrote(pod)) => pods.observe(*pod),
                         Some(Played::Gone) => pods.forget(&pod),
@@ -283,6 +286,12 @@ async fn play_nodes(client: Client, clock: Clock) {
                     }
                 }
                 busy.lock().remove(&key);
+                // What came since the last look found somebody busy with it.
+                if let Some(pod) = pods.get(&key.namespace, &key.name)
+                    && pod.resource_version() != seen
+                {
+                    let _ = again.send(pod);
+                }
             });
         }
     };

@@ -61,6 +61,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         ephemeral.iter().map(|spec| containers::status(input, Role::Ephemeral, spec, uninitialized));
     let ephemeral = some(ephemeral.collect());
     let phase = phase::phase(input, &init, &main);
+    // Why it ended is told with its end.
+    let why = input.why.filter(|_| phase.is_final());
     let ips = pod_ips(input);
     let generation = pod.metadata.generation;
     let mut status = PodStatus {
@@ -79,8 +81,8 @@ pub(crate) fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         container_statuses: some(main),
         init_container_statuses: some(init),
         ephemeral_container_statuses: ephemeral,
-        reason: input.why.map(|(reason, _)| reason.into()),
-        message: input.why.map(|(_, message)| message.into()),
+        reason: why.map(|(reason, _)| reason.into()),
+        message: why.map(|(_, message)| message.into()),
         ..PodStatus::default()
     };
     if view.termination.is_some_and(|t| t.cause == Cause::Rejected) {

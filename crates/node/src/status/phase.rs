@@ -17,6 +17,11 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// Whether nothing follows it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -52,7 +57,9 @@ struct Count {
 pub(super) fn phase(input: &StatusInput<'_>, init: &[ContainerStatus], main: &[ContainerStatus]) -> Phase {
     let pod = input.view.pod;
     match input.view.termination.map(|t| t.cause) {
-        Some(Cause::Rejected | Cause::Deadline | Cause::Evicted) => return Phase::Failed,
+        Some(Cause::Rejected) => return Phase::Failed,
+        // What still runs holds what the pod was given: until it has stopped, the pod is not over for anybody.
+        Some(Cause::Deadline | Cause::Evicted) if input.over() => return Phase::Failed,
         _ if pod.ended() => {
             let succeeded = input.before.phase.as_deref() == Some("Succeeded");
             return if succeeded { Phase::Succeeded } else { Phase::Failed };
