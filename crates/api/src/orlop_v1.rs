@@ -6,6 +6,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The API group.
 pub const GROUP: &str = "orlop.dev";
@@ -121,6 +122,12 @@ pub struct NetworkAttachmentStatus {
 /// The name of the attachment of a pod to a network.
 pub fn attachment_name(pod: &str, network: &str) -> String {
     format!("{pod}.{network}")
+}
+
+/// The networks that an annotation of a pod names.
+pub fn networks_of(annotations: Option<&BTreeMap<String, String>>) -> BTreeSet<&str> {
+    let text = annotations.and_then(|all| all.get(NETWORKS_ANNOTATION)).map_or("", String::as_str);
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect()
 }
 
 macro_rules! resource {

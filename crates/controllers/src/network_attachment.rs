@@ -9,8 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use orlop_api::orlop_v1::{
-    BY_ANNOTATION_LABEL, NETWORKS_ANNOTATION, Network, NetworkAttachment, NetworkAttachmentSpec,
-    attachment_name,
+    BY_ANNOTATION_LABEL, Network, NetworkAttachment, NetworkAttachmentSpec, attachment_name, networks_of,
 };
 use orlop_client::{EventType, Key, Queue, api_message, api_reason, found, run_workers};
 use serde_json::json;
@@ -61,8 +60,7 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
 
 /// The networks that a pod's annotation names.
 fn named(pod: &Pod) -> BTreeSet<&str> {
-    let text = pod.annotations().get(NETWORKS_ANNOTATION).map_or("", String::as_str);
-    text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect()
+    networks_of(pod.metadata.annotations.as_ref())
 }
 
 /// What is to be done about a pod's connections.
@@ -174,6 +172,7 @@ async fn count(cluster: &Cluster, key: Key) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orlop_api::orlop_v1::NETWORKS_ANNOTATION;
     use serde_json::Value;
 
     fn pod(networks: &str, more: Value) -> Pod {

@@ -63,8 +63,10 @@ impl DnsIndex {
             }
             _ if depth == 1 && label(1) == b"dns" => Outcome::NoData,
             Layout::Cluster => self.of_cluster(question, depth, out),
-            Layout::Namespaces if depth == 1 => exists(self.has_namespace(label(1))),
-            Layout::Namespaces => self.of_service(question, label(1), label(2), depth - 2, out),
+            Layout::Namespaces | Layout::Networks if depth == 1 => exists(self.has_namespace(label(1))),
+            Layout::Namespaces | Layout::Networks => {
+                self.of_service(question, label(1), label(2), depth - 2, out)
+            }
             // The namespace is the one that was exported; the index knows it under no name.
             Layout::OneNamespace => self.of_service(question, b"", label(1), depth - 1, out),
         }

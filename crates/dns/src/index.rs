@@ -269,7 +269,7 @@ impl DnsIndex {
     fn prepare(&self, service: &ServiceRecord) -> Option<(Service, Vec<(IpAddr, Name)>)> {
         let labels: &[&str] = match self.layout {
             Layout::Cluster => &[&service.name, &service.namespace, "svc"],
-            Layout::Namespaces => &[&service.name, &service.namespace],
+            Layout::Namespaces | Layout::Networks => &[&service.name, &service.namespace],
             Layout::OneNamespace => &[&service.name],
         };
         let name = self.zone.below(labels.iter().map(|label| label.as_bytes()))?;

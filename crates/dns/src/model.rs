@@ -112,6 +112,8 @@ pub enum Layout {
     Cluster,
     /// For strangers, of all namespaces: `SERVICE.NAMESPACE.ZONE`.
     Namespaces,
+    /// Of networks: what stands for a Service is a namespace's members, and for its namespace the network: `MEMBER.NAMESPACE.NETWORK.ZONE`.
+    Networks,
     /// For strangers, of one namespace: `SERVICE.ZONE`.
     OneNamespace,
 }

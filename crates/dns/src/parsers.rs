@@ -25,6 +25,7 @@ impl Answering {
                 .ok()?;
         Some(Self(Responder {
             cluster: zones.cluster,
+            below: zones.below,
             exported: zones.exported,
             own_ranges: vec!["10.42.0.0/16".parse().ok()?],
             clients: Clients::new(vec!["10.42.0.0/16".parse().ok()?]),

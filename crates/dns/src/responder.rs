@@ -62,6 +62,8 @@ pub(crate) enum Step {
 /// Zones and rules.
 pub(crate) struct Responder {
     pub cluster: Arc<DnsIndex>,
+    /// A zone below the cluster's with names of its own, for the cluster's own too.
+    pub below: Option<Arc<DnsIndex>>,
     /// The longest names first.
     pub exported: Vec<Arc<DnsIndex>>,
     pub own_ranges: Vec<IpNet>,
@@ -169,6 +171,12 @@ impl Responder {
     }
 
     fn zone_of(&self, name: &WireName, origin: &Origin, stranger: bool) -> Place<'_> {
+        if !stranger
+            && let Some(zone) = &self.below
+            && let Some(depth) = name.depth_below(zone.zone.wire(), zone.depth)
+        {
+            return Place::In(zone, depth);
+        }
         if !stranger && let Some(depth) = name.depth_below(self.cluster.zone.wire(), self.cluster.depth) {
             return Place::In(&self.cluster, depth);
         }
@@ -281,7 +289,8 @@ impl Responder {
 
     fn reverse(&self, question: &Question<'_>, address: IpAddr, out: &mut Writer<'_>) -> Found {
         let ours = self.own_ranges.iter().any(|range| range.contains(&address));
-        match self.cluster.pointer(question, address, out) {
+        let below = self.below.as_ref().and_then(|zone| zone.pointer(question, address, out));
+        match below.or_else(|| self.cluster.pointer(question, address, out)) {
             Some(Outcome::Written) => Found::Done,
             None if !ours => Found::Elsewhere(Name::from_wire(question.name)),
             outcome => {
@@ -307,7 +316,7 @@ enum Place<'a> {
 impl Place<'_> {
     fn kind(&self) -> Zone {
         match self {
-            Self::In(zone, _) if zone.layout == Layout::Cluster => Zone::Cluster,
+            Self::In(zone, _) if matches!(zone.layout, Layout::Cluster | Layout::Networks) => Zone::Cluster,
             Self::In(..) => Zone::Exported,
             Self::Address(_) => Zone::Cluster,
             Self::Elsewhere | Self::Refused => Zone::Elsewhere,

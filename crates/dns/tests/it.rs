@@ -18,6 +18,8 @@ use std::{
 /// A running server.
 struct Dns {
     index: Arc<DnsIndex>,
+    /// The zone below it.
+    networks: Arc<DnsIndex>,
     address: SocketAddr,
     /// The door for strangers, if there is one.
     exported: SocketAddr,
@@ -33,16 +35,18 @@ impl Dns {
 
     fn with(domain: &str, config: DnsConfig, exported: Vec<Arc<DnsIndex>>) -> Self {
         let index = Arc::new(DnsIndex::new(domain).unwrap());
+        let below = DnsIndex::with_layout(&format!("net.{domain}"), Layout::Networks).unwrap();
+        let networks = Arc::new(below);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let zones = Zones { cluster: index.clone(), exported };
+        let zones = Zones { cluster: index.clone(), below: Some(networks.clone()), exported };
         // The kernel chooses a port that is free for UDP; now and then somebody has it for TCP.
         let bound = (0..50).find_map(|_| DnsServer::bind(config.clone(), zones.clone()).ok());
         let server = bound.expect("a port that is free for both");
         let (address, last) = (server.addresses()[0], *server.addresses().last().unwrap());
         let metrics = server.metrics();
         runtime.spawn(server.run(std::future::pending()));
-        Self { index, address, exported: last, metrics, _runtime: runtime }
+        Self { index, networks, address, exported: last, metrics, _runtime: runtime }
     }
 
     fn cluster() -> Self {
@@ -616,6 +620,45 @@ fn strangers_see_the_zone_and_nothing_else() {
         assert_eq!(status(dns.exported, question), expected, "{question}");
     }
     assert!(dig(dns.exported, "shop.example.com AXFR").contains("Transfer failed"));
+}
+
+#[test]
+fn members_of_networks_have_names_for_the_clusters_own() {
+    let dns = exporting();
+    let member = |pod: &str, address: &str| EndpointRecord {
+        address: address.parse().unwrap(),
+        hostname: Some(pod.into()),
+        ports: vec![],
+        rank: Rank::default(),
+        pointer: true,
+    };
+    let endpoints = vec![
+        member("web-0", "10.64.0.7"),
+        member("web-0", "fd00::7"),
+        member("web-1", "10.64.0.8"),
+        member("a.b", "10.64.0.9"),
+    ];
+    dns.networks.set_service(ServiceRecord {
+        namespace: "back".into(),
+        name: "shop".into(),
+        target: ServiceTarget::Headless { endpoints },
+    });
+    assert_eq!(dns.short("web-0.shop.back.net.cluster.local"), ["10.64.0.7"]);
+    assert_eq!(dns.short("web-0.shop.back.net.cluster.local AAAA"), ["fd00::7"]);
+    assert_eq!(dns.short("shop.back.net.cluster.local"), ["10.64.0.7", "10.64.0.8", "10.64.0.9"]);
+    assert_eq!(dns.short("-x 10.64.0.8"), ["web-1.shop.back.net.cluster.local."]);
+    for (question, expected) in [
+        ("back.net.cluster.local", "NOERROR"),
+        ("net.cluster.local", "NOERROR"),
+        ("web-2.shop.back.net.cluster.local", "NXDOMAIN"),
+        ("web-0.shop.front.net.cluster.local", "NXDOMAIN"),
+        ("a.b.shop.back.net.cluster.local", "NXDOMAIN"),
+    ] {
+        assert_eq!(dns.status(question), expected, "{question}");
+    }
+    assert_eq!(status(dns.exported, "web-0.shop.back.net.cluster.local"), "REFUSED");
+    dns.networks.remove_service("back", "shop");
+    assert_eq!(dns.status("web-0.shop.back.net.cluster.local"), "NXDOMAIN");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::{
     layout::{Layout, Side, check_instance, node_link_name},
     mesh::Mesh,
     netlink::{Links, PodEnds, PolicyTable, Table},
+    overlay::Overlays,
     sysctl,
 };
 use std::{
@@ -175,6 +176,7 @@ impl Network {
             }
             Err(error) => outcomes.push(Err(error)),
         }
+        outcomes.push(Overlays::remove_all(instance).await);
         outcomes.push(Mesh::remove_all(instance, state_dir).await);
         outcomes.push(links.remove(&node_link_name(instance)).await);
         let others = links.any_node_link().await.unwrap_or(true);

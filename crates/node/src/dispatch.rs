@@ -2,7 +2,7 @@
 //! what the runtime or the disk has of pods that are in the API no more. It decides nothing about a pod but whether the node takes it.
 
 use crate::{
-    Error,
+    Error, RunningSandbox,
     admission::{Rejection, admit},
     agent::Shared,
     eviction,
@@ -35,6 +35,7 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: CancellationToken) -> Res
     // Before looking, so that nothing falls between.
     let mut news = shared.runtime.events();
     let (found, sandboxes) = look(&shared).await?;
+    shared.network.adopt(running(&found));
     if let Err(error) = shared.network.retain(&sandboxes).await {
         tracing::warn!(%error, "links of vanished sandboxes were not removed");
     }
@@ -76,6 +77,20 @@ async fn look(shared: &Shared) -> Result<(BTreeMap<String, PodState>, Vec<String
         shared.runtime.list_containers().await.map_err(|e| Error::runtime("listing containers", e))?;
     let ids = sandboxes.iter().map(|s| s.id.clone()).collect();
     Ok((by_pod(sandboxes, containers), ids))
+}
+
+/// The sandboxes with networks of their own.
+fn running(found: &BTreeMap<String, PodState>) -> Vec<RunningSandbox> {
+    let of_pod = |state: &PodState| -> Vec<RunningSandbox> {
+        let ready = state.sandboxes.iter().filter(|sandbox| sandbox.ready);
+        ready
+            .filter_map(|sandbox| {
+                let has_containers = state.containers.iter().any(|c| c.sandbox_id == sandbox.id);
+                Some(RunningSandbox { id: sandbox.id.clone(), netns: sandbox.netns.clone()?, has_containers })
+            })
+            .collect()
+    };
+    found.values().flat_map(of_pod).collect()
 }
 
 /// What is remembered of a pod that has a worker.

@@ -3,6 +3,7 @@
 //! [`Agent::run`] registers the node and keeps its pods as the API wants them. It reaches state through a Kubernetes client
 //! alone, containers through [`orlop_runtime::ContainerRuntime`], addresses through [`PodNetwork`].
 
+pub mod networks;
 pub mod peers;
 pub mod policies;
 pub mod services;
@@ -51,4 +52,4 @@ pub use agent::{Agent, ContainerHandle, PodHandle, run};
 pub use config::NodeConfig;
 pub use error::Error;
 pub use image_gc::ImageGcConfig;
-pub use pod_network::PodNetwork;
+pub use pod_network::{PodNetwork, RunningSandbox};

@@ -2,7 +2,18 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use orlop_network::{Error, PodAddress, PodLink};
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
+
+/// A sandbox that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningSandbox {
+    /// Its id.
+    pub id: String,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Whether containers of it were started.
+    pub has_containers: bool,
+}
 
 /// Links pods. [`orlop_network::Network`] is the real one.
 #[async_trait::async_trait]
@@ -15,6 +26,15 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn retain(&self, ids: &[String]) -> Result<(), Error>;
     /// Puts the policies of a pod in force for the addresses that its sandbox was given; nothing in it starts before.
     async fn protect(&self, _pod: &Pod, _sandbox: &str, _addresses: &[IpAddr]) -> Result<(), Error> {
+        Ok(())
+    }
+    /// These run since before this agent did: what they are connected to stays.
+    fn adopt(&self, _sandboxes: Vec<RunningSandbox>) {}
+    /// Waits until a sandbox is connected to the networks that its pod asks for; nothing in it starts before.
+    ///
+    /// # Errors
+    /// Where it is not after a while: it is to be asked again.
+    async fn connected(&self, _pod: &Pod, _sandbox: &str) -> Result<(), Error> {
         Ok(())
     }
     /// What it has to say at the node's `/metrics` (Prometheus text format).

@@ -53,8 +53,8 @@ pub(crate) struct DnsPlan<'a> {
 }
 
 impl DnsArguments {
-    /// Takes the sockets.
-    pub fn open(&self, plan: DnsPlan<'_>) -> Result<(DnsServer, Names), Error> {
+    /// Takes the sockets. What is last is the zone of the networks that people make.
+    pub fn open(&self, plan: DnsPlan<'_>) -> Result<(DnsServer, Names, Arc<DnsIndex>), Error> {
         let cluster = DnsIndex::new(plan.domain).map_err(Error::at("reading the cluster's domain"))?;
         let exported = self.dns_export.iter().map(|export| {
             let layout = if export.namespace.is_some() { Layout::OneNamespace } else { Layout::Namespaces };
@@ -62,6 +62,9 @@ impl DnsArguments {
                 DnsIndex::with_layout(&export.zone, layout).map_err(Error::at("reading --dns-export"))?;
             Ok(ExportedZone { index: Arc::new(index), namespace: export.namespace.clone() })
         });
+        let networks = DnsIndex::with_layout(&format!("net.{}", plan.domain), Layout::Networks)
+            .map_err(Error::at("reading the cluster's domain"))?;
+        let networks = Arc::new(networks);
         let names = Names { cluster: Arc::new(cluster), exported: exported.collect::<Result<_, Error>>()? };
         let strangers = match self.dns_export_listen.as_slice() {
             [] if names.exported.is_empty() => vec![],
@@ -83,10 +86,11 @@ impl DnsArguments {
         };
         let zones = Zones {
             cluster: names.cluster.clone(),
+            below: Some(networks.clone()),
             exported: names.exported.iter().map(|zone| zone.index.clone()).collect(),
         };
         let server = DnsServer::bind(config, zones).map_err(Error::at("starting the cluster's DNS"))?;
-        Ok((server, names))
+        Ok((server, names, networks))
     }
 }
 

@@ -9,13 +9,16 @@ use crate::{
     roles::Roles,
 };
 use ipnet::IpNet;
+use jiff::Timestamp;
 use orlop_network::{
     Network, NetworkConfig,
     mesh::{Mesh, MeshConfig},
+    overlay::{OverlayConfig, Overlays},
 };
 use orlop_node::{
     Agent, ImageGcConfig, NodeConfig,
     eviction::EvictionConfig,
+    networks::{ConnectedNetwork, Networks, NetworksConfig},
     peers,
     policies::{Policies, ProtectedNetwork},
     services,
@@ -59,6 +62,7 @@ pub(crate) struct Machine {
     runtime: Arc<Runtime>,
     network: Arc<Network>,
     mesh: Arc<Mesh>,
+    overlays: Overlays,
 }
 
 pub(crate) async fn open_machine(plan: &NodePlan) -> Result<Machine, Error> {
@@ -75,11 +79,11 @@ pub(crate) async fn open_machine(plan: &NodePlan) -> Result<Machine, Error> {
         let runtime = Runtime::open(config).await.map_err(Error::at("opening the runtime"))?;
         Ok((images, Arc::new(runtime)))
     };
-    let ((images, runtime), (network, mesh)) = tokio::try_join!(containers, open_network(plan))?;
-    Ok(Machine { images, runtime, network: Arc::new(network), mesh: Arc::new(mesh) })
+    let ((images, runtime), (network, mesh, overlays)) = tokio::try_join!(containers, open_network(plan))?;
+    Ok(Machine { images, runtime, network: Arc::new(network), mesh: Arc::new(mesh), overlays })
 }
 
-async fn open_network(plan: &NodePlan) -> Result<(Network, Mesh), Error> {
+async fn open_network(plan: &NodePlan) -> Result<(Network, Mesh, Overlays), Error> {
     let failed = Error::at::<orlop_network::Error>;
     let mesh = Mesh::open(MeshConfig {
         instance: plan.layout.instance.clone(),
@@ -102,11 +106,18 @@ async fn open_network(plan: &NodePlan) -> Result<(Network, Mesh), Error> {
         mtu: Some(mesh.pod_mtu()),
     };
     let network = Network::open(config).await.map_err(failed("opening the pod network"))?;
-    Ok((network, mesh))
+    let overlays = Overlays::open(OverlayConfig {
+        instance: plan.layout.instance.clone(),
+        node_address: plan.address,
+        port: plan.cluster.mesh.port,
+        mtu: mesh.tunnel_mtu(),
+    })
+    .map_err(failed("opening the networks that people make"))?;
+    Ok((network, mesh, overlays))
 }
 
-/// Starts the node's roles: agent, its own endpoint, service proxy, network policies, routes to other nodes, cluster DNS,
-/// image control.
+/// Starts the node's roles: agent, its own endpoint, service proxy, network policies, routes to other nodes, networks that people
+/// make, cluster DNS, image control.
 pub(crate) async fn start(
     roles: &mut Roles,
     plan: NodePlan,
@@ -116,7 +127,7 @@ pub(crate) async fn start(
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     let cluster = &plan.cluster;
-    let (server, names) = plan.dns.open(DnsPlan {
+    let (server, names, network_names) = plan.dns.open(DnsPlan {
         domain: &cluster.cluster_domain,
         addresses: cluster.cluster_dns.clone(),
         node: plan.address,
@@ -137,7 +148,19 @@ pub(crate) async fn start(
     let policies = Policies::new(clients.network, plan.name.clone(), &plan.layout.instance)
         .map_err(Error::at("opening the network policies"))?;
     roles.start_endless(policies.clone().run(shutdown.clone().cancelled_owned()), shutdown);
-    let network = Arc::new(ProtectedNetwork { network: machine.network, policies });
+    let protected = ProtectedNetwork { network: machine.network, policies };
+    let networks = Networks::new(
+        clients.node.clone(),
+        machine.overlays,
+        network_names,
+        NetworksConfig {
+            node_name: plan.name.clone(),
+            node_address: plan.address,
+            clock: Arc::new(Timestamp::now),
+        },
+    );
+    roles.start_endless(networks.clone().run(shutdown.clone().cancelled_owned()), shutdown);
+    let network = Arc::new(ConnectedNetwork { network: protected, networks });
 
     let mut config = NodeConfig::new(plan.name.clone(), plan.layout.node(), plan.address);
     config.second_node_ip = plan.second_address;

@@ -131,8 +131,8 @@ impl Networks {
     }
 }
 
-/// Numbers below this are left to those who ask for a certain one, and to the pod network itself.
-const FIRST_ID: i32 = 4096;
+/// Numbers below this are left to those who ask for a certain one, and to the pod network's own VXLAN.
+const FIRST_ID: i32 = 1 << 16;
 
 /// The ranges into which a pool is divided.
 fn parts(pool: &IpNet) -> Box<dyn Iterator<Item = IpNet>> {

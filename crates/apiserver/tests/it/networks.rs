@@ -163,3 +163,11 @@ async fn a_network_with_pods_in_it_stays() {
     assert_eq!(ask(&server, "DELETE", &format!("{ATTACHMENTS}/a.back"), Value::Null).await.0, 200);
     assert_eq!(ask(&server, "DELETE", &path, Value::Null).await.0, 200);
 }
+
+#[tokio::test]
+async fn numbers_that_are_given_are_never_the_pod_networks_own() {
+    let server = server().await;
+    let made = make(&server, NETWORKS, network("a", json!({}))).await;
+    assert_eq!(made["spec"]["id"], 1 << 16);
+    assert_eq!(make(&server, NETWORKS, network("b", json!({"id": 7}))).await["spec"]["id"], 7);
+}

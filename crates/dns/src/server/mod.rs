@@ -30,13 +30,15 @@ const RECEIVE_BUFFER: usize = 2 << 20;
 pub struct Zones {
     /// The cluster's.
     pub cluster: Arc<DnsIndex>,
+    /// One below it, of the networks that people make.
+    pub below: Option<Arc<DnsIndex>>,
     /// Those for strangers.
     pub exported: Vec<Arc<DnsIndex>>,
 }
 
 impl From<Arc<DnsIndex>> for Zones {
     fn from(cluster: Arc<DnsIndex>) -> Self {
-        Self { cluster, exported: vec![] }
+        Self { cluster, below: None, exported: vec![] }
     }
 }
 
@@ -140,6 +142,7 @@ impl DnsServer {
             servers: at(Door::Cluster),
             export_servers: at(Door::Exported),
             cluster: self.zones.cluster,
+            below: self.zones.below,
             exported: self.zones.exported,
             own_ranges: self.config.own_ranges,
             clients: Clients::new(self.config.clients),

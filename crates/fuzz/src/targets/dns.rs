@@ -30,7 +30,7 @@ static ANSWERING: LazyLock<Answering> = LazyLock::new(|| {
         exported.set_service(record.clone());
         cluster.set_service(record);
     }
-    let zones = Zones { cluster: Arc::new(cluster), exported: vec![Arc::new(exported)] };
+    let zones = Zones { cluster: Arc::new(cluster), below: None, exported: vec![Arc::new(exported)] };
     Answering::new(zones).expect("it has no sockets")
 });
 

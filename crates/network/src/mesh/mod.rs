@@ -111,6 +111,7 @@ pub struct Mesh {
     config: MeshConfig,
     paths: Paths,
     pod_mtu: u32,
+    tunnel_mtu: u32,
     applied: Mutex<Applied>,
 }
 
@@ -139,13 +140,16 @@ impl Mesh {
             }
         }
         let mtu = paths.mtu_towards(config.address).await?;
-        let overhead = match (config.settings.backend, config.address) {
-            (Backend::Direct, _) => 0,
-            (_, IpAddr::V4(_)) => OVERHEAD_V4,
-            (_, IpAddr::V6(_)) => OVERHEAD_V6,
-        };
-        let pod_mtu = mtu.saturating_sub(overhead).max(1280.min(mtu));
-        Ok(Self { config, paths, pod_mtu, applied: Mutex::default() })
+        let overhead = if config.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+        let tunnel_mtu = mtu.saturating_sub(overhead).max(1280.min(mtu));
+        let pod_mtu = if config.settings.backend == Backend::Direct { mtu } else { tunnel_mtu };
+        Ok(Self { config, paths, pod_mtu, tunnel_mtu, applied: Mutex::default() })
+    }
+
+    /// The MTU of what goes from node to node through a VXLAN, whether or not pods' packets do.
+    #[must_use]
+    pub fn tunnel_mtu(&self) -> u32 {
+        self.tunnel_mtu
     }
 
     /// The MTU that fits every way from pod to pod.

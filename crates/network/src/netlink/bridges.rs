@@ -132,6 +132,10 @@ impl Bridges {
             };
             done.map_err(step("changing what is forwarded by"))?;
         }
+        if tunnel.is_new {
+            let marked = self.route.set_link_alias(name, &tunnel.mark).await;
+            marked.map_err(step("marking VXLAN"))?;
+        }
         Ok(())
     }
 

@@ -36,8 +36,10 @@ pub struct Overlay {
 /// A connected pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Unique, and never used again.
+    /// Unique, and never used again: another one for each network namespace.
     pub id: String,
+    /// The hardware address of its interface.
+    pub mac: [u8; 6],
     /// The pod's network namespace.
     pub netns: PathBuf,
     /// Name of the interface in the pod.
@@ -68,10 +70,11 @@ pub struct OverlayConfig {
     pub mtu: u32,
 }
 
-/// The hardware address of a member: of our own making (IEEE 802, "locally administered"), the same wherever it is asked for.
+/// A hardware address of our own making (IEEE 802, "locally administered"), the same wherever and whenever it is asked for: who met
+/// a member before finds it again when its pod's namespace is made anew.
 #[must_use]
-pub fn member_mac(id: &str) -> [u8; 6] {
-    plan::mac(id)
+pub fn member_mac(name: &str) -> [u8; 6] {
+    plan::mac(name)
 }
 
 /// The name of the interface that leads to a network: the network's own, where the kernel takes it.
@@ -98,11 +101,11 @@ impl Overlays {
         Ok(Self { bridges: Bridges::open()?, fence, config })
     }
 
-    /// Makes the kernel agree with `wanted`. What became of members that could not be connected stands in the answer, by id; all else
-    /// is done nevertheless.
+    /// Makes the kernel agree with `wanted`. What became of members that could not be connected, here or to other nodes, stands in the
+    /// answer, by id; all else is done nevertheless.
     ///
     /// # Errors
-    /// [`Error::Kernel`] where the state cannot be read, or something that is shared could not be made.
+    /// [`Error::Kernel`] where the state cannot be read, networks cannot be kept apart, or something that is over cannot be removed.
     pub async fn apply(&self, wanted: &[Overlay]) -> Result<BTreeMap<String, Error>, Error> {
         let mut fence = self.fence.lock().await;
         let state = self.bridges.state(&self.config.instance).await?;
@@ -112,13 +115,17 @@ impl Overlays {
         for link in &planned.remove {
             self.bridges.remove(link).await?;
         }
+        let mut failed = BTreeMap::new();
         for bridge in &planned.bridges {
-            self.bridges.ensure_bridge(bridge).await?;
+            if let Err(error) = self.bridges.ensure_bridge(bridge).await {
+                self.fail(&bridge.name, &error, wanted, &mut failed);
+            }
         }
         for tunnel in &planned.tunnels {
-            self.bridges.ensure_tunnel(tunnel).await?;
+            if let Err(error) = self.bridges.ensure_tunnel(tunnel).await {
+                self.fail(&tunnel.bridge, &error, wanted, &mut failed);
+            }
         }
-        let mut failed = BTreeMap::new();
         for member in &planned.members {
             if let Err(error) = self.bridges.add_member(member).await {
                 failed.insert(member.id.clone(), error);
@@ -128,6 +135,18 @@ impl Overlays {
             }
         }
         Ok(failed)
+    }
+
+    /// What a network's members share could not be made: all of them lack it.
+    fn fail(&self, bridge: &str, error: &Error, wanted: &[Overlay], failed: &mut BTreeMap<String, Error>) {
+        let of = wanted.iter().filter(|overlay| bridge_name(&self.config.instance, overlay.id) == bridge);
+        for member in of.flat_map(|overlay| &overlay.members) {
+            let (step, why) = match error {
+                Error::Kernel { step, why } => (step.clone(), why.clone()),
+                other => ("making the network".to_string(), other.to_string()),
+            };
+            failed.insert(member.id.clone(), Error::Kernel { step, why });
+        }
     }
 
     /// Removes all that an instance made.

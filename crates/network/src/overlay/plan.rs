@@ -43,6 +43,11 @@ pub(crate) fn mark(id: &str) -> String {
     format!("orlop member {id}")
 }
 
+/// What a VXLAN is marked with when it is finished: one that was made otherwise is made anew.
+fn tunnel_mark(config: &OverlayConfig) -> String {
+    format!("orlop tunnel {} {} {}", config.node_address, config.port, config.mtu)
+}
+
 /// FNV-1a: the same on every node.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
@@ -98,6 +103,8 @@ pub(crate) struct Tunnel {
     pub port: u16,
     pub local: IpAddr,
     pub mtu: u32,
+    /// What it is marked with when it is finished.
+    pub mark: String,
     /// Whether it has yet to be made.
     pub is_new: bool,
     pub add: BTreeSet<(Mac, IpAddr)>,
@@ -165,10 +172,13 @@ pub(super) fn plan(config: &OverlayConfig, wanted: &[Overlay], state: &State) ->
         if overlay.remotes.is_empty() {
             continue;
         }
-        let name = tunnel_name(instance, overlay.id);
-        keep.insert(name.clone());
+        let (name, mark) = (tunnel_name(instance, overlay.id), tunnel_mark(config));
+        let finished = state.links.get(&name).is_some_and(|alias| alias.as_ref() == Some(&mark));
+        if finished {
+            keep.insert(name.clone());
+        }
         let forward = forwarding(overlay);
-        let there = state.forwarding.get(&name);
+        let there = state.forwarding.get(&name).filter(|_| finished);
         let nothing = BTreeSet::new();
         let before = there.unwrap_or(&nothing);
         planned.tunnels.push(Tunnel {
@@ -177,7 +187,8 @@ pub(super) fn plan(config: &OverlayConfig, wanted: &[Overlay], state: &State) ->
             port: config.port,
             local: config.node_address,
             mtu: config.mtu,
-            is_new: !state.links.contains_key(&name),
+            mark,
+            is_new: !finished,
             add: forward.difference(before).copied().collect(),
             remove: before.difference(&forward).copied().collect(),
             name,
@@ -202,7 +213,7 @@ pub(super) fn plan(config: &OverlayConfig, wanted: &[Overlay], state: &State) ->
             bridge,
             netns: member.netns.clone(),
             interface: member.interface.clone(),
-            mac: mac(&member.id),
+            mac: member.mac,
             mtu: config.mtu,
             addresses: member.addresses.iter().map(|a| (*a, prefix(a))).collect(),
         });
@@ -240,6 +251,7 @@ mod tests {
                 .iter()
                 .map(|id| Member {
                     id: (*id).to_string(),
+                    mac: mac(id),
                     netns: format!("/pods/{id}").into(),
                     interface: "back".into(),
                     addresses: vec!["10.60.0.7".parse().unwrap()],
@@ -253,7 +265,10 @@ mod tests {
     }
 
     fn state(links: &[(&str, Option<&str>)]) -> State {
-        let links = links.iter().map(|(name, id)| ((*name).to_string(), id.map(mark)));
+        let links = links.iter().map(|(name, id)| {
+            let alias = if name.starts_with('x') { Some(tunnel_mark(&config())) } else { id.map(mark) };
+            ((*name).to_string(), alias)
+        });
         State { links: links.collect(), forwarding: BTreeMap::new() }
     }
 
@@ -315,6 +330,17 @@ mod tests {
     fn without_members_here_nothing_of_a_network_is_here() {
         let planned = plan(&config(), &[overlay(&[], &["192.0.2.2"])], &state(&[("btest001000", None)]));
         assert_eq!(planned, Planned { remove: vec!["btest001000".into()], ..Planned::default() });
+    }
+
+    #[test]
+    fn a_tunnel_that_begins_elsewhere_is_made_anew() {
+        let mut there = state(&[("btest001000", None), ("xtest001000", None), ("mtest000000", Some("a"))]);
+        there.forwarding.insert("xtest001000".into(), forwarding(&overlay(&[], &["192.0.2.2"])));
+        let moved = OverlayConfig { node_address: "192.0.2.9".parse().unwrap(), ..config() };
+        let planned = plan(&moved, &[overlay(&["a"], &["192.0.2.2"])], &there);
+        assert_eq!(planned.remove, ["xtest001000"]);
+        assert!(planned.tunnels[0].is_new && planned.tunnels[0].add.len() == 2);
+        assert!(planned.members.is_empty(), "members stay connected");
     }
 
     #[test]

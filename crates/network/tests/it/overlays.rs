@@ -14,6 +14,7 @@ fn config(node: &str) -> OverlayConfig {
 fn member(id: &str, netns: &Netns, addresses: &[&str]) -> Member {
     Member {
         id: id.into(),
+        mac: member_mac(id),
         netns: netns.path(),
         interface: "back".into(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),

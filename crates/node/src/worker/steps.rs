@@ -174,10 +174,13 @@ impl Step {
         let link = PodLink { id: sandbox.id.clone(), netns, host_ports: host_ports(&self.pod) };
         let network = &self.shared.network;
         let linked = match network.attach(link).await {
-            Ok(given) => {
-                let protected = network.protect(&self.pod, &sandbox.id, &given.addresses).await;
-                protected.map(|()| given.addresses)
-            }
+            Ok(given) => match network.protect(&self.pod, &sandbox.id, &given.addresses).await {
+                Ok(()) => tokio::select! {
+                    connected = network.connected(&self.pod, &sandbox.id) => connected.map(|()| given.addresses),
+                    () = self.ending.cancelled() => return Ok(Learnt::Sandbox(sandbox)),
+                },
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         match linked {

@@ -11,6 +11,7 @@ use super::{
 use graph::{Graph, Kind};
 use orlop_api::{
     local_volume::NODE_LABEL,
+    orlop_v1::GROUP as GROUP_OF_NETWORKS,
     rbac::{PolicyRule, Request},
 };
 use std::sync::Arc;
@@ -155,6 +156,17 @@ impl NodeAuthorizer {
         }
     }
 
+    /// Besides what all nodes may see of attachments, a node says what became of those of its own pods.
+    fn own_attachments(&self, node: &str, what: &Attributes<'_>) -> Answer {
+        if what.subresource != "status" {
+            return self.static_rules(what);
+        }
+        only(&["update", "patch"], what.verb, "can only update status subresource")?;
+        // The name is the pod's and the network's, and a network's has no dots.
+        let pod = what.name.rsplit_once('.').map_or("", |(pod, _)| pod);
+        self.related(node, Kind::Pod, &Attributes { name: pod, ..what.clone() })
+    }
+
     fn static_rules(&self, what: &Attributes<'_>) -> Answer {
         let request = if what.resource.is_empty() {
             Request::Path { verb: what.verb, path: what.path }
@@ -193,6 +205,7 @@ impl NodeAuthorizer {
             ("storage.k8s.io", "csinodes") => self.own_csi_node(node, what),
             ("resource.k8s.io", "resourceclaims") => self.get(node, Kind::ResourceClaim, what),
             ("resource.k8s.io", "resourceslices") => self.own_slices(node, what),
+            (GROUP_OF_NETWORKS, "networkattachments") => self.own_attachments(node, what),
             _ => self.static_rules(what),
         }
     }

@@ -36,6 +36,7 @@ fn a_node_sees_what_its_pods_need_and_writes_what_is_its_own() {
         Attributes { fields: &own_volumes, ..ask("", "persistentvolumes", "watch", "", "") },
         ask("resource.k8s.io", "resourceclaims", "get", "n", "devices"),
         ask("resource.k8s.io", "resourceslices", "patch", "", "gpus"),
+        ask("orlop.dev", "networkattachments/status", "patch", "n", "p.back"),
         Attributes { fields: &on_a, ..ask("resource.k8s.io", "resourceslices", "list", "", "") },
     ] {
         assert!(allowed(&a, &what), "{what:?}");
