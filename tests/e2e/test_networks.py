@@ -2,6 +2,7 @@
 by name, and give their addresses back however they end. What several machines do is in test_hosts_networks.py."""
 
 import itertools
+import json
 import signal
 
 import pytest
@@ -243,3 +244,30 @@ def test_an_agent_that_comes_again_finds_them_as_they_were(own_cluster):
     ns.wait_ready("d")
     # b's annotation asks for the network still: it gets a new address.
     assert fetched(ns, "d", f"{address_in(ns, 'b', 'back')}:8080") == "b"
+
+
+def test_networks_in_the_verbs_of_docker(ns, cluster):
+    name = f"verbs{next(_numbers)}"
+    say = lambda *arguments, **more: cluster.orlop("network", *arguments, "-n", ns.name, **more)
+    assert say("create", name, "--subnet", "10.94.7.0/24", "--gateway", "10.94.7.9").stdout == f"{name}\n"
+    assert "overlaps 10.94.7.0/24 of network" in say("create", "other", "--subnet", "10.94.7.0/25", check=False).stderr
+    ns.apply(web("a"), web("b", name))
+    ns.wait_ready("a"), ns.wait_ready("b")
+    assert say("connect", name, "a", "--ip", "10.94.7.77").stdout == "10.94.7.77\n"
+    assert fetched(ns, "b", "10.94.7.77:8080") == "a"
+    [shown] = json.loads(say("inspect", name).stdout)
+    assert {m["pod"]: m["connected"] for m in shown["members"]} == {"a": True, "b": True}
+    assert [line for line in say("ls").stdout.splitlines() if line.startswith(f"{name} ") and "10.94.7.0/24" in line and " 2 " in line]
+    assert "disconnect them first" in say("rm", name, check=False).stderr
+    # What the whole looks like.
+    seen = cluster.orlop("net", "-n", ns.name).stdout
+    assert [line for line in seen.splitlines() if line.split()[:2] == ["10.94.7.77", f"pod/{ns.name}/a"] and name in line], seen
+    assert [line for line in seen.splitlines() if line.startswith("10.") and "dev orlop-" in line], "the way to the pods here"
+    everything = cluster.orlop("net", "services").stdout
+    assert "default/kubernetes" in everything and "ADDRESS " not in everything
+    for one in "ab":
+        say("disconnect", name, one)
+        eventually(lambda: name not in links(ns, one), what=f"{one} is disconnected")
+    assert not ns.get("pod", "b")["metadata"].get("annotations", {}).get("orlop.dev/networks")
+    eventually(lambda: say("rm", name, check=False).returncode == 0)
+    assert "not found" in say("connect", name, "a", check=False).stderr.lower()

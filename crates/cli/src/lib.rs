@@ -1,5 +1,5 @@
-//! Client verbs for people without kubectl: `apply`, `get`, `logs`, `exec`, `delete`, `explain`, and `image` for the images of this
-//! machine, and `simulate`. Each verb is a `clap` shape and a function; the binary mounts them. They know only the public API: what is
+//! Client verbs for people without kubectl: `apply`, `get`, `logs`, `exec`, `delete`, `explain`, `net` and `network`, and `image` for the images of
+//! this machine, and `simulate`. Each verb is a `clap` shape and a function; the binary mounts them. They know only the public API: what is
 //! here works against any Kubernetes API server, and nothing of Orlop's inside is used (but `image`, which speaks to the socket
 //! of the server on this machine; `explain`, which asks the scheduler's core; and `simulate`, which runs all of the control plane on
 //! a copy of a cluster).
@@ -16,6 +16,8 @@ mod get;
 mod image;
 mod logs;
 mod manifest;
+mod net;
+mod network;
 mod pods;
 mod resources;
 mod simulate;
@@ -32,6 +34,8 @@ pub use explain_connection::ExplainConnectionArgs;
 pub use get::{GetArgs, OutputFormat};
 pub use image::{ImageArgs, ImageVerb};
 pub use logs::LogsArgs;
+pub use net::{NetArgs, NetPart};
+pub use network::{NetworkArgs, NetworkVerb};
 pub use simulate::{SimulateArgs, SimulateFormat};
 pub use token::{TokenArgs, TokenVerb, join_command};
 
@@ -54,6 +58,10 @@ pub enum ClientVerb {
     Simulate(Box<SimulateArgs>),
     /// Delete objects, and wait until they are gone
     Delete(DeleteArgs),
+    /// Show the cluster's network: networks, addresses, ways from this machine, Services
+    Net(NetArgs),
+    /// Networks that people make: list, create, remove, connect and disconnect running pods, inspect
+    Network(NetworkArgs),
     /// Tokens by which machines join: create, list, delete
     Token(TokenArgs),
     /// Images of this machine: import, pull, list, remove, build
@@ -71,6 +79,8 @@ pub async fn run(verb: ClientVerb) -> Result<ExitCode, Error> {
         ClientVerb::Explain(args) => explain::run(args).await,
         ClientVerb::Simulate(args) => simulate::run(*args).await,
         ClientVerb::Delete(args) => delete::run(args).await,
+        ClientVerb::Net(args) => net::run(args).await,
+        ClientVerb::Network(args) => network::run(args).await,
         ClientVerb::Token(args) => token::run(args).await,
         ClientVerb::Image(args) => image::run(args).await,
     };
