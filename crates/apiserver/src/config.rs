@@ -79,6 +79,8 @@ pub struct Config {
     pub node_ports: RangeInclusive<u16>,
     /// Where the pods' addresses in the cluster's own network come from: no Network may have them.
     pub pod_ranges: Vec<IpNet>,
+    /// The number of the pod network's own VXLAN: no Network may have it.
+    pub pod_network_number: Option<u32>,
     /// Where Networks that name no subnet get one.
     pub network_pools: Vec<IpNet>,
     /// Where pods and nodes reach this server: the endpoint of the `kubernetes` Service.
@@ -117,6 +119,7 @@ impl Config {
             service_ranges: vec![IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 0)), 16)],
             node_ports: 30_000..=32_767,
             pod_ranges: Vec::new(),
+            pod_network_number: None,
             network_pools: vec![
                 IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 64, 0, 0)), 12),
                 IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfd6f, 0x726c, 0x6f70, 0, 0, 0, 0, 0)), 48),

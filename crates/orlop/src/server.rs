@@ -316,6 +316,7 @@ async fn start_api(
     let mut config = orlop_apiserver::Config::new(store);
     config.service_ranges.clone_from(&plan.addresses.services);
     config.pod_ranges.clone_from(&plan.addresses.cluster);
+    config.pod_network_number = Some(arguments.mesh.settings().vni);
     config.node_ports = arguments.service_node_ports.clone();
     config.advertise = SocketAddr::new(plan.node_address(), arguments.https_port);
     config.tokens = Some(identities.service_accounts.clone());

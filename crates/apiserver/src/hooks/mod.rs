@@ -54,7 +54,8 @@ impl NetworkAllocations {
     pub(crate) fn new(config: &Config) -> Self {
         let services = config.service_ranges.iter().map(|range| ("the range of Services", *range));
         let pods = config.pod_ranges.iter().map(|range| ("a range of pods", *range));
-        let networks = Networks::new(config.network_pools.clone(), services.chain(pods).collect());
+        let mut networks = Networks::new(config.network_pools.clone(), services.chain(pods).collect());
+        networks.pod_network = config.pod_network_number.and_then(|number| i32::try_from(number).ok());
         Self { networks: Arc::new(networks), addresses: network_attachments::taken() }
     }
 

@@ -44,12 +44,14 @@ pub(crate) struct Networks {
     pools: Vec<IpNet>,
     /// Ranges that no network may have, with what they are.
     reserved: Vec<(&'static str, IpNet)>,
+    /// The number of the pod network's own VXLAN.
+    pub(super) pod_network: Option<i32>,
     table: RwLock<(Option<Revision>, Table)>,
 }
 
 impl Networks {
     pub(crate) fn new(pools: Vec<IpNet>, reserved: Vec<(&'static str, IpNet)>) -> Self {
-        Self { pools, reserved, table: RwLock::default() }
+        Self { pools, reserved, pod_network: None, table: RwLock::default() }
     }
 
     fn read(&self, entry: &Entry) {
@@ -115,6 +117,9 @@ impl Networks {
         }
         let taken = |id: i32| table.iter().find(|(_, held)| held.id == id).map(|(name, _)| name);
         let id = match int(network, "/spec/id").and_then(|id| i32::try_from(id).ok()) {
+            Some(id) if self.pod_network == Some(id) => {
+                return Err(FieldError::invalid("spec.id", id, "is the number of the pods' own network"));
+            }
             Some(id) => match taken(id) {
                 Some(other) => {
                     let detail = format!("is the number of network {other:?}");
@@ -123,7 +128,7 @@ impl Networks {
                 None => id,
             },
             None => (FIRST_ID..=MAX_ID)
-                .find(|id| taken(*id).is_none())
+                .find(|id| self.pod_network != Some(*id) && taken(*id).is_none())
                 .ok_or_else(|| FieldError::required("spec.id", "no number is left to give"))?,
         };
         network["spec"]["id"] = json!(id);
@@ -269,6 +274,20 @@ mod tests {
         assert!(
             refused(json!({"id": 7})).contains("spec.id: Invalid value: 7: is the number of network \"a\"")
         );
+    }
+
+    #[test]
+    fn no_network_has_the_number_of_the_pods_own() {
+        let mut networks = networks();
+        networks.pod_network = Some(4097);
+        let refused = add(&networks, "a", json!({"id": 4097})).unwrap_err().to_string();
+        assert!(
+            refused.contains("spec.id: Invalid value: 4097: is the number of the pods' own"),
+            "{refused}"
+        );
+        networks.pod_network = Some(FIRST_ID);
+        let given = add(&networks, "a", json!({})).unwrap();
+        assert_eq!(int(&given, "/spec/id"), Some(i64::from(FIRST_ID) + 1));
     }
 
     #[test]

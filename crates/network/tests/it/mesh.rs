@@ -112,7 +112,7 @@ fn a_range_that_was_another_nodes_can_become_its_own() {
 }
 
 /// Gives up after so many polls, as a process that is killed while it waits for the kernel.
-struct Killed<F>(Pin<Box<F>>, u32);
+pub(crate) struct Killed<F>(pub Pin<Box<F>>, pub u32);
 
 impl<F: Future> Future for Killed<F> {
     type Output = Option<F::Output>;

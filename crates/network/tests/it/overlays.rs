@@ -1,5 +1,6 @@
 //! Networks that people make: members on one machine and on two, what is kept apart, and what is left behind.
 
+use crate::mesh::Killed;
 use crate::world::{Answer, Netns, World, wire};
 use orlop_network::overlay::{Member, Overlay, OverlayConfig, Overlays, Remote, member_mac};
 use std::{
@@ -168,4 +169,64 @@ fn a_member_that_cannot_be_connected_is_named_and_the_others_are() {
     });
     assert_eq!(failed.keys().collect::<Vec<_>>(), ["a"]);
     assert!(b.sh("ip -o -4 address show back").contains("10.60.0.3/24"));
+}
+
+#[test]
+fn an_agent_killed_on_its_way_leaves_nothing_that_the_next_one_does_not_put_right() {
+    let world = World::new();
+    let machine = &world.machine;
+    let pods: Vec<Netns> = (0..4).map(|_| Netns::new()).collect();
+    let shown = || {
+        let inside: String = pods.iter().map(|pod| pod.sh("ip -o link | wc -l; ip -o -4 address")).collect();
+        machine.sh("ip -o link | cut -d: -f2; bridge fdb | grep dst || true; nft list tables") + &inside
+    };
+    let before = shown();
+    // A generator with a seed of its own: a failure can be seen again.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = move |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let of = |id: u32, interface: &str, which: &dyn Fn(usize) -> bool, remotes: &[(&str, &str)]| {
+        let members = pods.iter().enumerate().filter(|(n, _)| which(*n)).map(|(n, pod)| Member {
+            interface: interface.into(),
+            ..member(&format!("{interface}{n}"), pod, &[&format!("10.60.0.{}", n + 2)])
+        });
+        Overlay { id, ..overlay(members.collect(), remotes) }
+    };
+    let mut killed = 0;
+    for round in 0..300 {
+        let (some, others, far) = (draw(16), draw(16), draw(3) as usize);
+        let remotes = &[("x", "192.0.2.2"), ("y", "192.0.2.3")][..far];
+        let wanted = vec![
+            of(5000, "back", &|n| some >> n & 1 == 1, remotes),
+            of(5001, "front", &|n| others >> n & 1 == 1, &[]),
+        ];
+        let (polls, config) = (draw(30) as u32, config("192.0.2.1"));
+        let done = machine.block_on(move || async move {
+            let work =
+                async { Overlays::open(config).unwrap().apply(&wanted).await.map(|failed| failed.len()) };
+            Killed(Box::pin(work), polls).await
+        });
+        killed += u32::from(done.is_none());
+        if let Some(done) = done {
+            assert_eq!(done.unwrap(), 0, "round {round}: what another left is in nobody's way");
+        }
+        if round % 50 == 49 {
+            let last = vec![of(5000, "back", &|n| n < 2, &[("x", "192.0.2.2")])];
+            apply(machine, "192.0.2.1", last);
+            let found = machine
+                .sh("ip -o link | grep -c 'test00'; bridge fdb show dev xtest001388 | grep -c 192.0.2");
+            // A bridge, its tunnel and two members; x, and everybody.
+            assert_eq!(found.split_whitespace().collect::<Vec<_>>(), ["4", "2"], "{}", shown());
+            assert!(pods[0].sh("ip -o -4 address show back").contains("10.60.0.2/24"));
+        }
+        if round % 100 == 99 {
+            machine.block_on(|| async { Overlays::remove_all("test").await.unwrap() });
+            assert_eq!(shown(), before);
+        }
+    }
+    assert!(killed > 30, "{killed} were killed before they were done");
 }
