@@ -26,6 +26,7 @@ pub mod qos;
 pub mod quantity;
 pub mod quota;
 pub mod rbac;
+pub mod removed_node;
 pub mod selector;
 pub mod status;
 pub mod taint;

@@ -30,8 +30,20 @@ pub(crate) enum Peer {
     InProcess(Arc<Identity>),
     /// Somebody who showed this certificate.
     Certificate(Arc<Identity>),
+    /// A node that showed its certificate, over or not.
+    Node(Arc<NodePeer>),
     /// Somebody without a certificate.
     Stranger,
+}
+
+/// A node at the other end.
+pub(crate) struct NodePeer {
+    /// Whom it may act as.
+    pub who: Arc<Identity>,
+    /// Its name.
+    pub name: String,
+    /// When its certificate was issued, in seconds since the epoch.
+    pub issued: i64,
 }
 
 /// Among an answer's extensions: a place for what must live as long as the connection that this answer turns over.

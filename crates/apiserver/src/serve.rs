@@ -1,7 +1,11 @@
 //! Connections from outside: TLS, HTTP/1.1 and HTTP/2, and an orderly end. When the server stops, watches end, requests
 //! are finished, and only then connections close.
 
-use crate::{ApiServer, Error, Identity, identity::EXPIRED_NODES, pipeline::Peer};
+use crate::{
+    ApiServer, Error, Identity,
+    identity::{EXPIRED_NODES, removed_node},
+    pipeline::{NodePeer, Peer},
+};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -12,12 +16,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+/// How the user of a node's certificate begins, and its group.
+const NODE: &str = "system:node:";
+const NODES: &str = "system:nodes";
 /// How long a client may take to say hello.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may take to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the connection of a node lasts that came to renew its certificate: the next one shows the new one.
 const RENEWAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether a node that is connected has been removed.
+const NODE_LOOK: Duration = Duration::from_secs(5);
 /// Bytes of the head of a request. A selector of a thousand names must fit.
 const HEAD: usize = 256 << 10;
 /// Streams of one HTTP/2 connection at the same time, as in Kubernetes.
@@ -78,19 +87,31 @@ impl ApiServer {
         stream.set_nodelay(true)?;
         let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
         let mut longest = None;
+        let mut node = None;
         let peer = match stream.get_ref().1.peer_certificates().and_then(|c| c.first()) {
             Some(certificate) => {
                 let (user, groups) = orlop_pki::tls::identity(certificate)?;
                 let mut groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+                let name = user.strip_prefix(NODE).filter(|_| groups.contains(&NODES)).map(str::to_string);
                 if orlop_pki::tls::is_over(certificate, self.registry.now().as_second()) {
                     // Only nodes get as far as this.
                     groups = vec![EXPIRED_NODES];
                     longest = Some(RENEWAL);
                 }
-                Peer::Certificate(Arc::new(Identity::new(user, &groups)))
+                let who = Arc::new(Identity::new(user, &groups));
+                match name {
+                    Some(name) => {
+                        let issued = orlop_pki::tls::issued_at(certificate);
+                        let shown = Arc::new(NodePeer { who, name, issued });
+                        node = Some(shown.clone());
+                        Peer::Node(shown)
+                    }
+                    None => Peer::Certificate(who),
+                }
             }
             None => Peer::Stranger,
         };
+        let registry = self.registry.clone();
         let from = stream.get_ref().0.peer_addr().ok().map(|address| address.ip());
         let service = service_fn(move |request| {
             let (server, peer) = (self.clone(), peer.clone());
@@ -118,7 +139,15 @@ impl ApiServer {
                 None => std::future::pending().await,
             }
         };
+        let removed = async {
+            let Some(node) = node else { return std::future::pending().await };
+            while !removed_node::is_refused(&registry, &node) {
+                tokio::time::sleep(NODE_LOOK).await;
+            }
+        };
         tokio::select! {
+            // What such a node still watches is not its business any more: the connection ends without waiting for that.
+            () = removed => Ok(()),
             ended = connection.as_mut() => ended,
             () = over => {
                 connection.as_mut().graceful_shutdown();

@@ -18,6 +18,7 @@ mod logs;
 mod manifest;
 mod net;
 mod network;
+mod node;
 mod pods;
 mod resources;
 mod simulate;
@@ -36,6 +37,7 @@ pub use image::{ImageArgs, ImageVerb};
 pub use logs::LogsArgs;
 pub use net::{NetArgs, NetPart};
 pub use network::{NetworkArgs, NetworkVerb};
+pub use node::{DrainArgs, NodeArgs, NodeVerb};
 pub use simulate::{SimulateArgs, SimulateFormat};
 pub use token::{TokenArgs, TokenVerb, join_command};
 
@@ -64,6 +66,8 @@ pub enum ClientVerb {
     Network(NetworkArgs),
     /// Tokens by which machines join: create, list, delete
     Token(TokenArgs),
+    /// The machines of the cluster: list, show, label, cordon, drain, maintenance, uncordon, remove
+    Node(Box<NodeArgs>),
     /// Images of this machine: import, pull, list, remove, build
     Image(ImageArgs),
 }
@@ -82,6 +86,7 @@ pub async fn run(verb: ClientVerb) -> Result<ExitCode, Error> {
         ClientVerb::Net(args) => net::run(args).await,
         ClientVerb::Network(args) => network::run(args).await,
         ClientVerb::Token(args) => token::run(args).await,
+        ClientVerb::Node(args) => node::run(*args).await,
         ClientVerb::Image(args) => image::run(args).await,
     };
     match outcome {

@@ -21,10 +21,10 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
-    runtime::{WatchStreamExt, watcher::watch_object},
+    runtime::{WatchStreamExt, watcher, watcher::watch_object},
 };
 use orlop_client::{api_reason, remote};
-use orlop_pki::{JoinToken, join_token, tls};
+use orlop_pki::{Credential, JoinToken, join_token, tls};
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
     os::unix::process::CommandExt,
@@ -203,10 +203,15 @@ async fn serve(arguments: AgentArguments) -> Result<End, Error> {
     let outcome = tokio::select! {
         outcome = roles.first_end() => outcome.map(|()| End::Asked),
         () = interrupted => Ok(End::Asked),
-        ranges = other_ranges(client, &name, &settings.pod_ranges) => {
-            tracing::warn!(?ranges, "the cluster gave this node other ranges of pod addresses; starting again with them");
-            settings.pod_ranges = ranges;
-            settings.write(&layout).map(|()| End::Moved)
+        news = news(client, &name, &settings.pod_ranges) => match news {
+            News::Ranges(ranges) => {
+                tracing::warn!(?ranges, "the cluster gave this node other ranges of pod addresses; starting again with them");
+                settings.pod_ranges = ranges;
+                settings.write(&layout).map(|()| End::Moved)
+            }
+            News::Removed(why) => Err(Error::Configuration(format!(
+                "{why}, or `orlop reset` this machine to make it free"
+            ))),
         }
     };
     shutdown.cancel();
@@ -290,7 +295,8 @@ async fn join(
     Ok((layout, lock, membership))
 }
 
-/// After having slept through the end of the client certificate: a new one by the old one, else by a token.
+/// After having slept through the end of the client certificate: a new one by the old one, else by a token. After having been
+/// removed from the cluster: a new one by a token.
 async fn wake(
     certificates: &mut Certificates,
     url: &Uri,
@@ -298,11 +304,19 @@ async fn wake(
     token: Option<&JoinToken>,
 ) -> Result<(), Error> {
     let now = jiff::Timestamp::now().as_second();
-    if !certificates.is_over(now)? {
-        return Ok(());
-    }
     let tls = certificates.client().client_config(&settings.authority);
     let tls = tls.map_err(Error::at("preparing the way to the API server"))?;
+    if !certificates.is_over(now)? {
+        let Some(token) = token else { return Ok(()) };
+        // A token is only needed by a node that was removed since: its certificate is good for nothing.
+        let asked = Api::<Node>::all(remote::connect(url, &tls, None)).get_opt(&settings.node).await;
+        return match asked {
+            Err(error) if join::removal(&error).is_some() => {
+                certificates.set_client(by_token(url, settings, token).await?)
+            }
+            _ => Ok(()),
+        };
+    }
     let by_old = persist("renewing the node's certificate, which is over", || async {
         // A connection of its own each time: by then the server knows the node again.
         join::client_certificate(remote::connect(url, &tls, None), &settings.node).await
@@ -310,14 +324,19 @@ async fn wake(
     let renewed = match (by_old.await, token) {
         (Err(error), Some(token)) => {
             tracing::warn!(why = in_words(&error), "joining anew with the token");
-            let plain = tls::client_config(&settings.authority, None);
-            let plain = plain.map_err(Error::at("preparing the way to the API server"))?;
-            let client = remote::connect(url, &plain, Some(&token.bearer()));
-            persist("joining", || join::client_certificate(client.clone(), &settings.node)).await?
+            by_token(url, settings, token).await?
         }
         (outcome, _) => outcome?,
     };
     certificates.set_client(renewed)
+}
+
+/// A client certificate for the same node by a new token.
+async fn by_token(url: &Uri, settings: &Settings, token: &JoinToken) -> Result<Credential, Error> {
+    let plain = tls::client_config(&settings.authority, None);
+    let plain = plain.map_err(Error::at("preparing the way to the API server"))?;
+    let client = remote::connect(url, &plain, Some(&token.bearer()));
+    persist("joining", || join::client_certificate(client.clone(), &settings.node)).await
 }
 
 fn ranges_of(node: &Node) -> Vec<IpNet> {
@@ -346,18 +365,46 @@ async fn pod_ranges(client: Client, name: &str) -> Result<Vec<IpNet>, Refusal> {
     }
 }
 
-/// Waits until the Node has other ranges than these, which happens when it is made anew.
-async fn other_ranges(client: Client, name: &str, ours: &[IpNet]) -> Vec<IpNet> {
+/// What the cluster does with the node that ends this process.
+enum News {
+    /// It has other ranges, which happens when it is made anew.
+    Ranges(Vec<IpNet>),
+    /// It was removed, and what it shows is not taken any more.
+    Removed(String),
+}
+
+/// Waits for either.
+async fn news(client: Client, name: &str, ours: &[IpNet]) -> News {
     use futures::StreamExt;
     let mut news = std::pin::pin!(watch_object(Api::<Node>::all(client), name).default_backoff());
     while let Some(item) = news.next().await {
-        let Ok(Some(node)) = item else { continue };
-        let ranges = ranges_of(&node);
-        if !ranges.is_empty() && ranges != ours {
-            return ranges;
+        match item {
+            Ok(Some(node)) => {
+                let ranges = ranges_of(&node);
+                if !ranges.is_empty() && ranges != ours {
+                    return News::Ranges(ranges);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                if let Some(why) = removed(&error) {
+                    return News::Removed(why);
+                }
+            }
         }
     }
     std::future::pending().await
+}
+
+/// Why a watch failed, if it is that the node was removed.
+fn removed(error: &watcher::Error) -> Option<String> {
+    match error {
+        watcher::Error::InitialListFailed(e)
+        | watcher::Error::WatchStartFailed(e)
+        | watcher::Error::WatchFailed(e) => join::removal(e),
+        watcher::Error::WatchError(status) => join::removal(&kube::Error::Api(status.clone())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use tokio::time::{Instant, sleep};
 const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 const GROUP: &str = "system:nodes";
+/// What the server says to a node that was removed, among other words.
+const REMOVED: &str = "was removed from the cluster";
 /// How long a certificate is waited for before the request is made anew.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,9 +44,9 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) fn of(error: &kube::Error) -> Self {
         match error {
-            kube::Error::Api(status) if status.code == 401 => Self::Never(
-                "the token is wrong, has expired or was revoked: make a new one on the server with `orlop token create`".into(),
-            ),
+            kube::Error::Api(status) if status.code == 401 => Self::Never(removal(error).unwrap_or_else(|| {
+                "the token is wrong, has expired or was revoked: make a new one on the server with `orlop token create`".into()
+            })),
             kube::Error::Api(status) if matches!(status.code, 400 | 403 | 404 | 422) => {
                 Self::Never(status.message.clone())
             }
@@ -58,6 +60,16 @@ impl Refusal {
                 Self::Later(why)
             }
         }
+    }
+}
+
+/// What the server says of a node whose certificate it takes no more, because the node was removed.
+pub(crate) fn removal(error: &kube::Error) -> Option<String> {
+    match error {
+        kube::Error::Api(status) if status.code == 401 && status.message.contains(REMOVED) => {
+            Some(status.message.clone())
+        }
+        _ => None,
     }
 }
 

@@ -21,7 +21,7 @@ const BIT_STRING: u8 = 0x03;
 const PLACEHOLDER: &str = "orlop placeholder of a subject";
 
 /// Certificates start this long before they are made, so that clocks may differ a little.
-const BACKDATE: i64 = 300;
+pub(crate) const BACKDATE: i64 = 300;
 
 /// What a request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! rustls configurations for the cluster's servers and clients, and the identity in a client's certificate.
 
-use crate::{Credential, Error, anybody::Anybody, expired::ExpiredNodes};
+use crate::{Credential, Error, anybody::Anybody, expired::ExpiredNodes, signing_request::BACKDATE};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::danger::ServerCertVerifier,
@@ -54,6 +54,13 @@ pub(crate) fn client_verifier(authority: &str, required: bool) -> Result<Arc<dyn
 pub fn is_over(certificate: &CertificateDer<'_>, now: i64) -> bool {
     x509_parser::parse_x509_certificate(certificate)
         .map_or(true, |(_, parsed)| parsed.validity().not_after.timestamp() < now)
+}
+
+/// When this cluster's signers issued a client certificate, in seconds since the epoch: they date it back a little. One that cannot be
+/// read was issued at the beginning of time.
+pub fn issued_at(certificate: &CertificateDer<'_>) -> i64 {
+    x509_parser::parse_x509_certificate(certificate)
+        .map_or(0, |(_, parsed)| parsed.validity().not_before.timestamp() + BACKDATE)
 }
 
 /// A client that trusts `authority` (PEM) and shows `credential`, if it has one.

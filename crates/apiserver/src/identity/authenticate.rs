@@ -3,7 +3,7 @@
 //! A service-account token is verified once; afterwards it is known by its hash for a while, and each use only looks whether
 //! what it is bound to is still there.
 
-use super::{AUTHENTICATED, Identity, bootstrap_token};
+use super::{AUTHENTICATED, Identity, bootstrap_token, removed_node};
 use crate::{
     Config,
     cache::object::Object,
@@ -110,6 +110,10 @@ impl Authenticator {
     pub(crate) fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Identity>, Status> {
         match peer {
             Peer::InProcess(who) | Peer::Certificate(who) => Ok(who.clone()),
+            Peer::Node(node) if removed_node::is_refused(&self.registry, node) => {
+                Err(removed_node::refusal(&node.name))
+            }
+            Peer::Node(node) => Ok(node.who.clone()),
             Peer::Stranger => {
                 let Some(value) = headers.get(header::AUTHORIZATION) else {
                     return Ok(Arc::new(Identity::anonymous()));

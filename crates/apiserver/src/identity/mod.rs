@@ -7,6 +7,7 @@ mod bootstrap_token;
 pub(crate) mod impersonate;
 pub(crate) mod node;
 pub(crate) mod rbac;
+pub(crate) mod removed_node;
 pub(crate) mod reviews;
 
 use std::collections::BTreeMap;
