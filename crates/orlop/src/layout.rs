@@ -100,6 +100,11 @@ impl Layout {
         self.root.join("orlop.sock")
     }
 
+    /// Where `orlop backup` reaches the running server.
+    pub(crate) fn backup_socket(&self) -> PathBuf {
+        self.root.join("backup.sock")
+    }
+
     /// Held by the running server; names its process.
     pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("server.lock")

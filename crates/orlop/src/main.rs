@@ -4,6 +4,7 @@ mod address;
 mod agent;
 mod audit;
 mod audit_webhook;
+mod backup;
 mod certificates;
 mod cluster_layout;
 mod dns;
@@ -51,6 +52,8 @@ enum Verb {
     Agent(Box<agent::AgentArguments>),
     /// Stop everything that Orlop started on this machine and remove its state, links and rules
     Reset(reset::ResetArguments),
+    /// The cluster's state in one file: create, restore, verify, schedule
+    Backup(backup::BackupArguments),
     /// Print the versions of Orlop and of the API that it serves
     Version,
     #[command(flatten)]
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Server(arguments) => finish(server::run(*arguments)),
         Verb::Agent(arguments) => finish(agent::run(*arguments)),
         Verb::Reset(arguments) => finish(reset::run(&arguments)),
+        Verb::Backup(arguments) => finish(backup::run(arguments)),
         Verb::Version => {
             println!("orlop {} (Kubernetes API {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -4,6 +4,7 @@
 use crate::{
     Error, address,
     audit::AuditArguments,
+    backup::{self, ScheduleArguments, schedule::Schedule},
     cluster_layout::{self, ClusterLayout, MeshArguments},
     dns::DnsArguments,
     identity::{Identities, Names},
@@ -92,6 +93,8 @@ pub(crate) struct ServerArguments {
     audit: AuditArguments,
     #[command(flatten)]
     scheduler: SchedulerArguments,
+    #[command(flatten)]
+    backup: ScheduleArguments,
     #[command(flatten)]
     log: LogArguments,
 }
@@ -220,6 +223,7 @@ pub(crate) fn run(arguments: ServerArguments) -> Result<(), Error> {
             arguments.data_dir.display()
         )));
     }
+    backup::refuse_unfinished(&arguments.data_dir)?;
     let plan = Plan::new(&arguments)?;
     let _lock = lock::take(&plan.layout.lock())?;
     let runtime =
@@ -248,7 +252,7 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
 
     let cluster = plan.cluster(&arguments);
     let node_plan = plan.node_plan(&arguments, &cluster);
-    let (api, machine) =
+    let ((api, source), machine) =
         tokio::try_join!(start_api(&arguments, &plan, &identities), node::open_machine(&node_plan))?;
     let mut roles = Roles::default();
     roles.start("API server", {
@@ -266,6 +270,7 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
     roles.start_endless(node_role::keep(of_server.clone(), plan.node.clone()), &shutdown);
     let shown = cluster_layout::publish(of_server.clone(), cluster);
     roles.start_endless(shown, &shutdown);
+    start_backups(&mut roles, &arguments, &plan, source, &shutdown);
     let tls = orlop_pki::tls::server_config(
         &identities.node,
         identities.authority.certificate(),
@@ -299,17 +304,34 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
     outcome
 }
 
+/// Backups on demand, and those that are made by themselves.
+fn start_backups(
+    roles: &mut Roles,
+    arguments: &ServerArguments,
+    plan: &Plan,
+    source: backup::Source,
+    shutdown: &CancellationToken,
+) {
+    let schedule = Arc::new(Schedule::new(&arguments.backup, plan.layout.root()));
+    let served =
+        backup::socket::serve(plan.layout.clone(), source.clone(), schedule.clone(), shutdown.clone());
+    roles.start("backups", served);
+    roles.start_endless(async move { schedule.run(&source).await }, shutdown);
+}
+
 async fn start_api(
     arguments: &ServerArguments,
     plan: &Plan,
     identities: &Arc<Identities>,
-) -> Result<Arc<ApiServer>, Error> {
+) -> Result<(Arc<ApiServer>, backup::Source), Error> {
     let folder = plan.layout.store();
     let store = tokio::task::spawn_blocking(move || Embedded::open(folder, Options::default()))
         .await
         .map_err(Error::at("opening the store"))?
         .map_err(Error::at("opening the store"))?;
-    let store = sealed(Arc::new(store), plan).await?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let source = backup::Source::new(store.clone(), &plan.layout, &plan.node);
+    let store = sealed(store, plan).await?;
     let node_tls =
         orlop_pki::tls::client_config(identities.authority.certificate(), Some(&identities.node_client))
             .map_err(Error::at("preparing the way to nodes"))?;
@@ -328,7 +350,8 @@ async fn start_api(
     if let Some(audit) = &mut config.audit {
         audit.webhook = arguments.audit.webhook().await?;
     }
-    ApiServer::start(config).await.map_err(Error::at("starting the API server"))
+    let api = ApiServer::start(config).await.map_err(Error::at("starting the API server"))?;
+    Ok((api, source))
 }
 
 /// The store, with Secrets encrypted on disk.

@@ -5,6 +5,7 @@
 //! misses nothing, or says that the revision has been compacted. The store knows nothing of kinds: keys are
 //! `/registry/GROUP/RESOURCE/[NAMESPACE/]NAME`, values are bytes.
 
+pub mod backup;
 pub mod embedded;
 pub mod model;
 pub mod sealed;

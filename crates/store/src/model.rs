@@ -178,6 +178,12 @@ pub enum Error {
         /// The store's place.
         path: std::path::PathBuf,
     },
+    /// There is a store already where one was to be made.
+    #[error("{path} holds a store already")]
+    Occupied {
+        /// The store's place.
+        path: std::path::PathBuf,
+    },
     /// The store was written in a format that this version does not know.
     #[error("{path} has format version {found}; this program reads {known}: use the version that wrote it")]
     Format {

@@ -9,7 +9,7 @@
 mod checkpoint;
 mod committer;
 mod folder;
-mod frame;
+pub(crate) mod frame;
 mod log;
 mod maintenance;
 mod recovery;
@@ -158,6 +158,23 @@ impl Embedded {
             }
         }
         Ok(Self { shared, journal: Journal::Disk(Disk { folder, queue, upkeep, threads }) })
+    }
+
+    /// Makes a store in a folder that holds none: these entries, as of `revision`, without any history. It is there whole, or not
+    /// at all.
+    ///
+    /// Fails with [`Error::Occupied`] where there is one already.
+    pub fn restore(
+        path: impl AsRef<Path>,
+        revision: Revision,
+        entries: Vec<crate::Entry>,
+    ) -> Result<(), Error> {
+        let folder = Folder::open(path.as_ref(), MIN_SEGMENT)?;
+        if folder.checkpoint().is_some() || !folder.segments().is_empty() {
+            return Err(Error::Occupied { path: path.as_ref().into() });
+        }
+        let state = RwLock::new(State::restore(revision, entries));
+        checkpoint::write(&folder, &state, || false).map(|_| ())
     }
 
     /// A store without a disk under it, gone when dropped; for tests and simulations. It starts no thread, so what happens
