@@ -7,6 +7,7 @@
 
 pub mod backup;
 pub mod embedded;
+pub mod etcd;
 pub mod model;
 pub mod sealed;
 #[cfg(feature = "suite")]
@@ -14,6 +15,7 @@ pub mod suite;
 mod watch_hub;
 
 pub use embedded::{Embedded, Options, Retention};
+pub use etcd::{Endpoints, Etcd, EtcdOptions};
 pub use model::{
     Change, Commit, Condition, Entry, Error, Expect, Op, Page, Revision, Txn, Watch, WatchBatch,
 };
@@ -44,7 +46,8 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, txn: Txn) -> Result<Commit, Error>;
 
     /// All changes under `prefix` with a revision greater than `after`, in order, without gaps or repetitions, those of one
-    /// revision in one batch. Ends with [`Error::Compacted`] when the consumer fell behind further than history is kept, and
+    /// revision in one batch. A batch without changes tells that everything up to its revision has been told: backends whose
+    /// revisions count what is not under the prefix give such batches for them, others need not. Ends with [`Error::Compacted`] when the consumer fell behind further than history is kept, and
     /// with [`Error::Closed`] when the store closes.
     ///
     /// Fails at once with [`Error::Compacted`] or [`Error::Future`] where `after` is no revision that can be read.

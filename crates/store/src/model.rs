@@ -126,7 +126,7 @@ pub struct Change {
 pub struct WatchBatch {
     /// Their revision.
     pub revision: Revision,
-    /// At least one, in the order of the transaction.
+    /// In the order of the transaction. None where the batch only tells that its revision has passed.
     pub changes: Vec<Change>,
 }
 
@@ -166,6 +166,30 @@ pub enum Error {
     /// The disk is full: nothing was written. Reads go on.
     #[error("no space left for the store's file")]
     NoSpace,
+    /// etcd's database has reached its quota: nothing was written. Reads go on.
+    #[error(
+        "etcd's database has reached its quota: compact and defragment it, then `etcdctl alarm disarm` (or give it more with --quota-backend-bytes)"
+    )]
+    Quota,
+    /// More than the store takes in one request: nothing was written.
+    #[error("the request is larger than etcd takes (--max-request-bytes, 1.5 MB where it is not set)")]
+    TooLarge,
+    /// Where the store is supposed to be makes no sense.
+    #[error("etcd at {address:?}: {why}")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// What is wrong with it, or with a certificate.
+        why: String,
+    },
+    /// No answer: a write may or may not have happened.
+    #[error("{step}: no answer: {cause}")]
+    Unreachable {
+        /// What was being done.
+        step: &'static str,
+        /// What was the matter at last.
+        cause: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The transaction itself is wrong (a key written twice, an empty key).
     #[error("bad transaction: {0}")]
     BadTxn(String),

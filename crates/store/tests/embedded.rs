@@ -1,10 +1,13 @@
 //! The embedded store, on disk and in memory, passes the suite of every backend, and random operations across restarts.
 
-use orlop_store::suite::model::{Expected, Step, check};
+use orlop_store::suite::model::check;
 use orlop_store::{Embedded, Options, Store};
 use proptest::prelude::*;
 use std::{sync::Arc, time::Duration};
+use steps::step;
 use tempfile::TempDir;
+
+mod steps;
 
 /// Segments and checkpoints so small that every test sees many of them.
 fn small() -> Options {
@@ -35,24 +38,6 @@ mod in_memory {
     }
 
     orlop_store::store_suite!(fresh);
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let expected = prop_oneof![
-        1 => Just(Expected::Absent),
-        1 => Just(Expected::Present),
-        4 => Just(Expected::Same),
-        1 => (0_u8..6).prop_map(Expected::Ago),
-    ];
-    let conditions = proptest::collection::vec((0_usize..8, expected), 0..3);
-    let writes = proptest::collection::vec((0_usize..8, proptest::option::weighted(0.7, any::<u8>())), 0..4);
-    prop_oneof![
-        12 => (conditions, writes).prop_map(|(conditions, writes)| Step::Commit { conditions, writes }),
-        6 => (0_usize..7, proptest::option::of(0_usize..8), proptest::option::of(-1_i8..20), 0_usize..5)
-            .prop_map(|(prefix, after, back, limit)| Step::List { prefix, after, back, limit }),
-        1 => (-1_i8..20).prop_map(Step::Compact),
-        1 => Just(Step::Reopen),
-    ]
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {

@@ -98,6 +98,15 @@ pub(crate) fn keys(entries: &[Entry]) -> Vec<&str> {
 
 /// The next batch of a watch, which must come.
 pub(crate) async fn next(watch: &mut Watch) -> Arc<WatchBatch> {
-    let item = tokio::time::timeout(PATIENCE, watch.next()).await.expect("nothing came");
-    item.expect("the watch ended").expect("the watch failed")
+    tokio::time::timeout(PATIENCE, told(watch)).await.expect("nothing came").expect("the watch failed")
+}
+
+/// The next batch with changes; those without only tell that a revision has passed.
+pub(crate) async fn told(watch: &mut Watch) -> Result<Arc<WatchBatch>, crate::Error> {
+    loop {
+        let batch = watch.next().await.expect("the watch ended")?;
+        if !batch.changes.is_empty() {
+            return Ok(batch);
+        }
+    }
 }

@@ -1,9 +1,7 @@
 //! Random operations on a store beside a model that is too simple to be wrong: a copy of everything for each revision.
 
-use super::PATIENCE;
 use crate::{Change, Commit, Condition, Entry, Error, Expect, Op, Revision, Store, Txn};
 use bytes::Bytes;
-use futures::StreamExt;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The keys that operations choose from; some are prefixes of others.
@@ -239,8 +237,7 @@ impl Model {
                 if expected.is_empty() {
                     continue;
                 }
-                let item = tokio::time::timeout(PATIENCE, watch.next()).await.expect("nothing came");
-                let batch = item.expect("ended").unwrap();
+                let batch = super::next(&mut watch).await;
                 assert_eq!((batch.revision, &batch.changes), (Revision(revision), &expected));
             }
         }
