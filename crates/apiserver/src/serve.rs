@@ -141,8 +141,12 @@ impl ApiServer {
         };
         let removed = async {
             let Some(node) = node else { return std::future::pending().await };
-            while !removed_node::is_refused(&registry, &node) {
+            loop {
+                // Time enough to be told why.
                 tokio::time::sleep(NODE_LOOK).await;
+                if removed_node::is_refused(&registry, &node) {
+                    break;
+                }
             }
         };
         tokio::select! {

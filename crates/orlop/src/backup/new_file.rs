@@ -48,7 +48,7 @@ impl NewFile {
                     .open(&path);
                 (file.map_err(making())?, Some(path))
             }
-            Err(error) => return Err(making()(error)),
+            Err(error) => return Err(making()(std::io::Error::from(error))),
         };
         Ok(Self { file, target: target.into(), folder, temporary })
     }
@@ -65,7 +65,8 @@ impl NewFile {
             Some(path) => fs::hard_link(path, &self.target).map_err(naming())?,
             None => {
                 let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                linkat(CWD, own, CWD, &self.target, AtFlags::SYMLINK_FOLLOW).map_err(naming())?;
+                let named = linkat(CWD, own, CWD, &self.target, AtFlags::SYMLINK_FOLLOW);
+                named.map_err(|error| naming()(error.into()))?;
             }
         }
         if let Some(path) = self.temporary.take() {
