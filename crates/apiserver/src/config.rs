@@ -51,6 +51,21 @@ impl Default for Limits {
     }
 }
 
+/// How long pods that do not say stay on a node that is lost, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct LostNodes {
+    /// One that says that it is not ready.
+    pub not_ready: u32,
+    /// One that says nothing any more.
+    pub unreachable: u32,
+}
+
+impl Default for LostNodes {
+    fn default() -> Self {
+        Self { not_ready: 300, unreachable: 300 }
+    }
+}
+
 /// How this server is known to the servers that it hands requests to.
 #[derive(Clone)]
 pub struct FrontProxy {
@@ -99,6 +114,8 @@ pub struct Config {
     pub front_proxy: Option<FrontProxy>,
     /// How long Events are kept.
     pub event_ttl: Duration,
+    /// How long pods that do not say stay on nodes that are lost.
+    pub lost_nodes: LostNodes,
     /// How much is done at the same time.
     pub limits: Limits,
     /// What is noted of requests, and where; nothing without it.
@@ -132,6 +149,7 @@ impl Config {
             client_authority: String::new(),
             front_proxy: None,
             event_ttl: Duration::from_secs(3600),
+            lost_nodes: LostNodes::default(),
             limits: Limits::default(),
             audit: None,
             clock: Arc::new(jiff::Timestamp::now),

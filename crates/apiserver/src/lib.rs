@@ -29,7 +29,7 @@ mod service;
 mod streaming;
 mod webhook;
 
-pub use config::{Config, FrontProxy, Limits, Version};
+pub use config::{Config, FrontProxy, Limits, LostNodes, Version};
 pub use identity::Identity;
 pub use registry::{Clock, Random};
 pub use response::Body;

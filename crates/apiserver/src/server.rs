@@ -112,7 +112,8 @@ impl ApiServer {
             .filter_map(|kind| Resource::built_in(kind, &caches, hooks.hooks(kind)).map(Arc::new))
             .collect();
         let sources = (config.clock.clone(), config.random.clone());
-        let registry = Arc::new(Registry::new(config.store.clone(), caches, sources, resources));
+        let registry =
+            Arc::new(Registry::new(config.store.clone(), caches, sources, resources, config.lost_nodes));
         registry.admission.ask(authorization.clone());
         let authenticator = Authenticator::new(&config, registry.clone());
         let metrics = Metrics::new();

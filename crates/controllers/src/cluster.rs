@@ -1,6 +1,6 @@
 //! What all controllers share: the client, the clock, one cache a kind, the event recorder; and the function that runs them all.
 
-use crate::Error;
+use crate::{Error, node_lifecycle};
 use futures::FutureExt;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
@@ -25,7 +25,7 @@ use kube::{
 use orlop_api::orlop_v1::{Network, NetworkAttachment};
 use orlop_client::{Caches, Clock, Informer, Recorder, run_all};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 macro_rules! caches {
     ($($(#[$doc:meta])* $field:ident: $kind:ty,)+) => {
@@ -38,6 +38,8 @@ macro_rules! caches {
             pub clock: Clock,
             /// Events.
             pub recorder: Recorder,
+            /// How long a node may be silent before it counts as gone.
+            pub node_grace: Duration,
             $($(#[$doc])* pub $field: Arc<Informer<$kind>>,)+
         }
 
@@ -45,7 +47,8 @@ macro_rules! caches {
             /// With caches that may be shared with others.
             pub fn new(client: Client, clock: Clock, caches: &Caches) -> Self {
                 let recorder = Recorder::new(client.clone(), "controller-manager", None, clock.clone());
-                Self { client, clock, recorder, $($field: caches.of(),)+ }
+                let node_grace = node_lifecycle::GRACE;
+                Self { client, clock, recorder, node_grace, $($field: caches.of(),)+ }
             }
 
             /// Registers a listener with all caches: it hears of what kind an object is, and what its metadata was and is.
@@ -179,7 +182,11 @@ pub async fn run(client: Client, clock: Clock, authority: String) {
 
 /// The same with caches that others in this process use too.
 pub async fn run_sharing(client: Client, clock: Clock, authority: String, caches: &Caches) {
-    let cluster = Cluster::new(client, clock, caches);
+    run_cluster(Cluster::new(client, clock, caches), authority).await;
+}
+
+/// The same for a cluster that was set up.
+pub async fn run_cluster(cluster: Cluster, authority: String) {
     cluster.pods.keep_less(orlop_client::slim::pod);
     let controllers = run_all([
         crate::replicas::start(&cluster),
@@ -193,7 +200,7 @@ pub async fn run_sharing(client: Client, clock: Clock, authority: String, caches
         crate::endpoints::start(&cluster),
         crate::service_account::start(&cluster, authority),
         crate::namespace::start(&cluster),
-        crate::node_lifecycle::start(&cluster),
+        node_lifecycle::start(&cluster),
         crate::pod_garbage::start(&cluster),
         crate::garbage::start(&cluster),
         crate::cluster_role_aggregation::start(&cluster),

@@ -38,7 +38,7 @@ mod storage_protection;
 mod volume_binder;
 
 pub use balancer::{Pool, run_balancer};
-pub use cluster::{Cluster, run, run_sharing};
+pub use cluster::{Cluster, run, run_cluster, run_sharing};
 pub use node_ranges::{ClusterRange, NodeRanges, run_node_ranges};
 pub use signers::{Keys, run_signers};
 

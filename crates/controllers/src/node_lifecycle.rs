@@ -29,8 +29,12 @@ const PRESSURES: [(&str, &str, &str); 4] = [
     ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// How long a node may be silent before it counts as gone.
+/// How long a node may be silent before it counts as gone, unless it is said.
 pub(crate) const GRACE: Duration = Duration::from_secs(40);
+/// A node whose Lease is longer than that promises less; this much is believed.
+const LONGEST_LEASE: Duration = Duration::from_secs(300);
+/// How soon a node is looked at again at the earliest.
+const LOOK: SignedDuration = SignedDuration::from_millis(250);
 
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
@@ -69,17 +73,27 @@ async fn reconcile(cluster: &Cluster, queue: &Queue, seen: &Seen, key: Key) -> R
     };
     let now = cluster.now();
     let silent_for = silence(cluster, seen, &node, now);
-    let grace = SignedDuration::try_from(GRACE).unwrap_or(SignedDuration::MAX);
+    let grace = grace(cluster, &key.name);
     let node = if silent_for >= grace { mark_unknown(cluster, &node, now).await? } else { node };
     if condition(&node, "Ready").is_some_and(|c| c.status == "Unknown") {
         mark_pods_unready(cluster, &key.name, now).await?;
     }
     let node = keep_taints(cluster, &node, now).await?;
     let next_eviction = evict(cluster, &node, now).await?;
-    let next_check = (grace - silent_for).max(SignedDuration::from_secs(5));
+    let next_check = if silent_for < grace { (grace - silent_for).max(LOOK) } else { grace / 8 };
     let wait = next_eviction.map_or(next_check, |e| e.min(next_check));
     queue.add_after(key, wait.unsigned_abs());
     Ok(())
+}
+
+/// How long the node may be silent: as configured, but never less than it says itself how long its Lease lasts. A node that was
+/// started with another configuration is not taken for dead between two heartbeats.
+fn grace(cluster: &Cluster, node: &str) -> SignedDuration {
+    let lease = cluster.leases.get(LEASES, node);
+    let promised =
+        lease.and_then(|l| l.spec.as_ref()?.lease_duration_seconds).and_then(|s| u64::try_from(s).ok());
+    let promised = Duration::from_secs(promised.unwrap_or(0)).min(LONGEST_LEASE);
+    SignedDuration::try_from(cluster.node_grace.max(promised)).unwrap_or(SignedDuration::MAX)
 }
 
 /// How long nothing has been heard of the node.

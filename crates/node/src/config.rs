@@ -2,7 +2,7 @@
 
 use crate::{ImageGcConfig, eviction::EvictionConfig};
 use k8s_openapi::api::core::v1::Taint;
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 /// Configuration of a node agent.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// Taints that a new Node is registered with.
     pub taints: Vec<Taint>,
+    /// How long its Lease lasts: it is renewed four times in that time.
+    pub lease: Duration,
     /// Most pods at a time.
     pub max_pods: u32,
     /// Bytes of memory kept back from pods: capacity less this is allocatable.
@@ -66,6 +68,7 @@ impl NodeConfig {
             resolv_conf: "/etc/resolv.conf".into(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
+            lease: Duration::from_secs(40),
             max_pods: 110,
             reserved_memory: 0,
             reserved_cpu_millis: 0,

@@ -113,6 +113,12 @@ pub(crate) fn withdrawn(status: &NodeStatus) -> Vec<&str> {
     offered.filter(|name| name.contains('/') && !has(name)).collect()
 }
 
+/// Whether the cluster has given the node up: it writes that nothing is known of it. The node itself never says that.
+pub(crate) fn is_given_up(status: &NodeStatus) -> bool {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "Unknown")
+}
+
 /// Whether what is offered is not what others wrote into the capacity.
 pub(crate) fn offers_something_else(capacity: &Capacity, status: &NodeStatus) -> bool {
     let offered = |name: &String| status.allocatable.as_ref().and_then(|all| all.get(name));

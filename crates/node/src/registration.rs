@@ -1,5 +1,5 @@
 //! Keeps the Node object and its Lease: registers the node, says how it is when that changes (and every five minutes), renews the
-//! Lease every ten seconds. What the status says is built elsewhere.
+//! Lease four times while it lasts. What the status says is built elsewhere.
 
 use crate::{
     agent::Shared,
@@ -23,8 +23,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-const LEASE_SECONDS: i32 = 40;
-const RENEW: Duration = Duration::from_secs(10);
+/// How often the Lease is renewed while it lasts.
+const RENEWALS: u32 = 4;
 const LOOK: Duration = Duration::from_secs(30);
 const REPORT: Duration = Duration::from_secs(300);
 /// Delays between tries while the API cannot be reached.
@@ -85,7 +85,12 @@ async fn keep_node(shared: &Shared, mut node: Node) {
                     shared.set_node_labels(newest.metadata.labels.clone().unwrap_or_default());
                     node = newest;
                     let status = node.status.as_ref();
-                    if !status.is_some_and(|s| node_object::offers_something_else(&shared.capacity, s)) {
+                    // The cluster believes that the node is gone, or somebody wrote into what it offers.
+                    let is_wrong = |s| {
+                        node_object::is_given_up(s)
+                            || node_object::offers_something_else(&shared.capacity, s)
+                    };
+                    if !status.is_some_and(is_wrong) {
                         continue;
                     }
                     again = true;
@@ -178,7 +183,7 @@ async fn report(shared: &Shared, node: &Node, health: &Health) -> Result<Node, k
 
 async fn keep_lease(shared: &Shared) {
     let mut held = false;
-    let mut ticks = interval(RENEW);
+    let mut ticks = interval(shared.config.lease / RENEWALS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -196,7 +201,7 @@ async fn renew(shared: &Shared, held: bool) -> Result<bool, kube::Error> {
     let name = &shared.config.name;
     let spec = LeaseSpec {
         holder_identity: Some(name.clone()),
-        lease_duration_seconds: Some(LEASE_SECONDS),
+        lease_duration_seconds: i32::try_from(shared.config.lease.as_secs()).ok(),
         renew_time: Some(MicroTime(shared.now())),
         ..LeaseSpec::default()
     };

@@ -33,6 +33,13 @@ pub(crate) struct ClusterLayout {
     pub(crate) cluster_domain: String,
     /// How pods on different machines reach each other.
     pub(crate) mesh: MeshSettings,
+    /// After how many seconds of silence a node counts as dead: its Lease lasts as long.
+    #[serde(default = "usual_node_seconds")]
+    pub(crate) node_seconds: u32,
+}
+
+fn usual_node_seconds() -> u32 {
+    40
 }
 
 /// How pods on different machines reach each other.

@@ -7,6 +7,7 @@ mod audit_webhook;
 mod backup;
 mod certificates;
 mod cluster_layout;
+mod dead_nodes;
 mod dns;
 mod identity;
 mod join;

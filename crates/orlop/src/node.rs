@@ -27,7 +27,7 @@ use orlop_runtime::{
     Runtime, RuntimeConfig,
     image::{ImageStore, StoreOptions, control},
 };
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -169,6 +169,7 @@ pub(crate) async fn start(
     config.eviction = plan.eviction;
     config.image_gc = plan.image_gc;
     config.kubelet_port = plan.kubelet_port;
+    config.lease = Duration::from_secs(cluster.node_seconds.into());
     config.cluster_dns.clone_from(&cluster.cluster_dns);
     config.cluster_domain.clone_from(&cluster.cluster_domain);
     let agent = Agent::new(config, clients.node, machine.runtime, machine.images.clone(), network);

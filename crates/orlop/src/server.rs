@@ -6,6 +6,7 @@ use crate::{
     audit::AuditArguments,
     backup::{self, ScheduleArguments, schedule::Schedule},
     cluster_layout::{self, ClusterLayout, MeshArguments},
+    dead_nodes::DeadNodeArguments,
     dns::DnsArguments,
     identity::{Identities, Names},
     join,
@@ -96,6 +97,8 @@ pub(crate) struct ServerArguments {
     #[command(flatten)]
     backup: ScheduleArguments,
     #[command(flatten)]
+    dead_nodes: DeadNodeArguments,
+    #[command(flatten)]
     log: LogArguments,
 }
 
@@ -118,6 +121,7 @@ struct Plan {
     addresses: AddressPlan,
     node_ranges: NodeRanges,
     load_balancer_pool: Option<orlop_controllers::Pool>,
+    node_grace: Duration,
     audit: Option<AuditConfig>,
     scheduling: orlop_scheduler::config::Configuration,
     eviction: EvictionConfig,
@@ -158,6 +162,7 @@ impl Plan {
             addresses,
             node_ranges,
             load_balancer_pool: arguments.load_balancer_pool.clone(),
+            node_grace: arguments.dead_nodes.grace(),
             audit,
             scheduling,
             eviction,
@@ -189,6 +194,7 @@ impl Plan {
             cluster_dns: self.addresses.dns.clone(),
             cluster_domain: arguments.cluster_domain.clone(),
             mesh: arguments.mesh.settings(),
+            node_seconds: arguments.dead_nodes.seconds(),
         }
     }
 
@@ -346,6 +352,7 @@ async fn start_api(
     config.node_tls = Some(node_tls);
     config.client_authority = identities.authority.certificate().to_string();
     config.front_proxy = Some(identities.front_proxy.clone());
+    config.lost_nodes = arguments.dead_nodes.tolerations();
     config.audit.clone_from(&plan.audit);
     if let Some(audit) = &mut config.audit {
         audit.webhook = arguments.audit.webhook().await?;
@@ -383,10 +390,9 @@ fn start_control_plane(
     let controllers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
     // What both follow is decoded and kept once.
     let caches = orlop_client::Caches::default();
-    let (shared, time) = (caches.clone(), clock.clone());
-    let run_controllers = async move {
-        orlop_controllers::run_sharing(controllers, time, authority, &shared).await;
-    };
+    let mut cluster = orlop_controllers::Cluster::new(controllers, clock.clone(), &caches);
+    cluster.node_grace = plan.node_grace;
+    let run_controllers = orlop_controllers::run_cluster(cluster, authority);
     let of_controllers = roles.start_endless(run_controllers, shutdown);
     let signers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
     let keys = orlop_controllers::Keys {

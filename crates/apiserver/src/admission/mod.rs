@@ -18,7 +18,7 @@ pub(crate) mod webhooks;
 
 pub(crate) use request::{Operation, Options, Request};
 
-use crate::identity::Authorizer;
+use crate::{config::LostNodes, identity::Authorizer};
 use expressions::Expressions;
 use orlop_api::Status;
 use policies::{Evaluator, mutating, validating};
@@ -61,9 +61,9 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(lost_nodes: LostNodes) -> Self {
         Self {
-            plugins: plugins::all(),
+            plugins: plugins::all(lost_nodes),
             expressions: Expressions::default(),
             quotas: quota::Quotas::default(),
             authorizer: OnceLock::new(),

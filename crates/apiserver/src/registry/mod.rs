@@ -23,6 +23,7 @@ pub(crate) use versions::Versions;
 use crate::{
     Identity, admission,
     cache::{Caches, kind_cache::KindCache, object::Object},
+    config::LostNodes,
     identity::node,
     request::{Target, WriteOptions},
 };
@@ -204,6 +205,7 @@ impl Registry {
         caches: Arc<Caches>,
         (clock, random): (Clock, Random),
         resources: Vec<Arc<Resource>>,
+        lost_nodes: LostNodes,
     ) -> Self {
         let served = ArcSwap::from_pointee(Served::new(resources));
         Self {
@@ -211,7 +213,7 @@ impl Registry {
             caches,
             clock,
             random,
-            admission: admission::Chain::new(),
+            admission: admission::Chain::new(lost_nodes),
             turns: commit::Turns::default(),
             served,
         }

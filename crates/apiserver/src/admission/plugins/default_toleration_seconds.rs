@@ -1,16 +1,17 @@
 //! DefaultTolerationSeconds: how long a pod stays on a node that is not ready or not reachable, unless it says otherwise.
 
-use crate::admission::{Operation, Plugin, Request};
+use crate::{
+    admission::{Operation, Plugin, Request},
+    config::LostNodes,
+};
 use orlop_api::{
     Status,
     object::{list, text},
 };
 use serde_json::{Value, json};
 
-/// The time, as in Kubernetes.
-const SECONDS: i64 = 300;
-
-pub(super) struct DefaultTolerationSeconds;
+/// With these times.
+pub(super) struct DefaultTolerationSeconds(pub(super) LostNodes);
 
 impl Plugin for DefaultTolerationSeconds {
     fn handles(&self, request: &Request<'_>) -> bool {
@@ -18,14 +19,17 @@ impl Plugin for DefaultTolerationSeconds {
     }
 
     fn mutate(&self, _request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-        tolerate(pod);
+        tolerate(pod, self.0);
         Ok(())
     }
 }
 
-fn tolerate(pod: &mut Value) {
+fn tolerate(pod: &mut Value, times: LostNodes) {
     let Some(spec) = pod.get_mut("spec").filter(|s| s.is_object()) else { return };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    for (key, seconds) in [
+        ("node.kubernetes.io/not-ready", times.not_ready),
+        ("node.kubernetes.io/unreachable", times.unreachable),
+    ] {
         let tolerated = list(spec, "/tolerations").iter().any(|t| {
             let its = text(t, "/key");
             (its == key || its.is_empty()) && matches!(text(t, "/effect"), "NoExecute" | "")
@@ -34,7 +38,7 @@ fn tolerate(pod: &mut Value) {
             continue;
         }
         let toleration = json!({
-            "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
+            "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds,
         });
         match spec.get_mut("tolerations").and_then(Value::as_array_mut) {
             Some(tolerations) => tolerations.push(toleration),
@@ -59,8 +63,8 @@ mod tests {
             (json!([{"operator": "Exists", "effect": "NoSchedule"}]), 3),
         ] {
             let mut pod = json!({"spec": {"tolerations": own}});
-            tolerate(&mut pod);
-            tolerate(&mut pod);
+            tolerate(&mut pod, LostNodes::default());
+            tolerate(&mut pod, LostNodes::default());
             assert_eq!(list(&pod, "/spec/tolerations").len(), want, "{pod}");
         }
     }

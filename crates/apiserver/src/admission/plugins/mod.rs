@@ -15,15 +15,16 @@ mod service_account;
 mod storage_object_in_use_protection;
 
 use super::Plugin;
+use crate::config::LostNodes;
 
 /// All plugins, in the order in which they run.
-pub(super) fn all() -> Vec<Box<dyn Plugin>> {
+pub(super) fn all(lost_nodes: LostNodes) -> Vec<Box<dyn Plugin>> {
     vec![
         Box::new(limit_ranger::LimitRanger),
         Box::new(service_account::ServiceAccount),
         Box::new(pod_security::PodSecurity),
         Box::new(priority::Priority),
-        Box::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Box::new(default_toleration_seconds::DefaultTolerationSeconds(lost_nodes)),
         Box::new(default_class::DefaultClass),
         Box::new(storage_object_in_use_protection::StorageObjectInUseProtection),
         Box::new(persistent_volume_claim_resize::PersistentVolumeClaimResize),
