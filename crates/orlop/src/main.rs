@@ -7,6 +7,7 @@ mod audit_webhook;
 mod backup;
 mod certificates;
 mod cluster_layout;
+mod configuration;
 mod dead_nodes;
 mod dns;
 mod identity;
@@ -24,8 +25,8 @@ mod roles;
 mod scheduling;
 mod server;
 
-use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{path::Path, process::ExitCode};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -67,7 +68,11 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|verb| verb == "shim") {
         return orlop_runtime::shim::main(arguments);
     }
-    match Arguments::parse().verb {
+    let arguments = match read_arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => return finish(Err(error)),
+    };
+    match arguments.verb {
         Verb::Server(arguments) => finish(server::run(*arguments)),
         Verb::Agent(arguments) => finish(agent::run(*arguments)),
         Verb::Reset(arguments) => finish(reset::run(&arguments)),
@@ -78,6 +83,16 @@ fn main() -> ExitCode {
         }
         Verb::Client(verb) => client(verb),
     }
+}
+
+/// What was typed, over what the configuration file says. Ends the process where that makes no sense, as clap does.
+fn read_arguments() -> Result<Arguments, Error> {
+    let mut command = configuration::with_file(Arguments::command());
+    let words =
+        configuration::expand(&command, std::env::args_os().collect(), Path::new(configuration::DEFAULT))?;
+    let mut matches = command.clone().get_matches_from(words);
+    Ok(Arguments::from_arg_matches_mut(&mut matches)
+        .unwrap_or_else(|error| error.format(&mut command).exit()))
 }
 
 /// What goes wrong in the binary itself; the causes tell the story.
