@@ -22,8 +22,10 @@ mod node;
 mod pods;
 mod resources;
 mod simulate;
+mod status;
 mod table;
 mod token;
+mod top;
 
 pub use apply::ApplyArgs;
 pub use connect::{ConnectionArgs, DEFAULT_DATA_DIR};
@@ -39,7 +41,9 @@ pub use net::{NetArgs, NetPart};
 pub use network::{NetworkArgs, NetworkVerb};
 pub use node::{DrainArgs, NodeArgs, NodeVerb};
 pub use simulate::{SimulateArgs, SimulateFormat};
+pub use status::StatusArgs;
 pub use token::{TokenArgs, TokenVerb, join_command};
+pub use top::{Order, TopArgs, TopVerb};
 
 use std::process::ExitCode;
 
@@ -68,6 +72,10 @@ pub enum ClientVerb {
     Token(TokenArgs),
     /// The machines of the cluster: list, show, label, cordon, drain, maintenance, uncordon, remove
     Node(Box<NodeArgs>),
+    /// How the cluster is: who serves it, which parts are well, who leads, how its nodes are
+    Status(StatusArgs),
+    /// What nodes and pods use now
+    Top(TopArgs),
     /// Images of this machine: import, pull, list, remove, build
     Image(ImageArgs),
 }
@@ -87,6 +95,8 @@ pub async fn run(verb: ClientVerb) -> Result<ExitCode, Error> {
         ClientVerb::Network(args) => network::run(args).await,
         ClientVerb::Token(args) => token::run(args).await,
         ClientVerb::Node(args) => node::run(*args).await,
+        ClientVerb::Status(args) => status::run(args).await,
+        ClientVerb::Top(args) => top::run(args).await,
         ClientVerb::Image(args) => image::run(args).await,
     };
     match outcome {

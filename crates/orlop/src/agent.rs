@@ -13,6 +13,7 @@ use crate::{
     node::{self, NodePlan},
     pressure::PressureArguments,
     roles::{DRAIN, Roles, listen, signalled},
+    service_manager,
 };
 use clap::Args;
 use http::Uri;
@@ -200,6 +201,7 @@ async fn serve(arguments: AgentArguments) -> Result<End, Error> {
     roles.start_endless(certificates.keep(client.clone()), &shutdown);
     println!("this machine is the node {name:?} of the cluster at {}", settings.server);
 
+    service_manager::ready();
     let outcome = tokio::select! {
         outcome = roles.first_end() => outcome.map(|()| End::Asked),
         () = interrupted => Ok(End::Asked),
@@ -214,6 +216,7 @@ async fn serve(arguments: AgentArguments) -> Result<End, Error> {
             ))),
         }
     };
+    service_manager::stopping();
     shutdown.cancel();
     let _ = tokio::time::timeout(DRAIN, roles.all_ends()).await;
     outcome

@@ -6,6 +6,7 @@ mod audit;
 mod audit_webhook;
 mod backup;
 mod certificates;
+mod check;
 mod cluster_layout;
 mod configuration;
 mod dead_nodes;
@@ -24,6 +25,7 @@ mod reset;
 mod roles;
 mod scheduling;
 mod server;
+mod service_manager;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{path::Path, process::ExitCode};
@@ -56,6 +58,10 @@ enum Verb {
     Reset(reset::ResetArguments),
     /// The cluster's state in one file: create, restore, verify, schedule
     Backup(backup::BackupArguments),
+    /// Look whether this machine can be one of a cluster, and say how to mend what is in the way
+    Check(check::CheckArguments),
+    /// Print the unit by which systemd runs Orlop
+    SystemdUnit(service_manager::UnitArguments),
     /// Print the versions of Orlop and of the API that it serves
     Version,
     #[command(flatten)]
@@ -77,6 +83,12 @@ fn main() -> ExitCode {
         Verb::Agent(arguments) => finish(agent::run(*arguments)),
         Verb::Reset(arguments) => finish(reset::run(&arguments)),
         Verb::Backup(arguments) => finish(backup::run(arguments)),
+        Verb::Check(arguments) => check::run(&arguments).unwrap_or_else(|error| finish(Err(error))),
+        Verb::SystemdUnit(arguments) => {
+            let program = std::env::current_exe().ok();
+            print!("{}", service_manager::unit(&arguments, program.as_deref().and_then(Path::to_str)));
+            ExitCode::SUCCESS
+        }
         Verb::Version => {
             println!("orlop {} (Kubernetes API {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -20,6 +20,7 @@ use crate::{
     ranges::{AddressPlan, Addresses, Ranges},
     roles::{DRAIN, Roles, listen, signalled},
     scheduling::SchedulerArguments,
+    service_manager,
 };
 use clap::Args;
 use orlop_apiserver::{ApiServer, Identity, audit::AuditConfig, identity::CONTROLLERS};
@@ -301,10 +302,12 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         println!("To add a machine, run there within a day: {command}");
     }
 
+    service_manager::ready();
     let outcome = tokio::select! {
         outcome = roles.first_end() => outcome,
         () = signalled() => Ok(()),
     };
+    service_manager::stopping();
     shutdown.cancel();
     let _ = tokio::time::timeout(DRAIN, roles.all_ends()).await;
     outcome
