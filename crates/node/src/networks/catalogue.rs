@@ -229,6 +229,17 @@ impl Catalogue {
         }
     }
 
+    /// How many pods of this node are to be in each network, by whether they are connected.
+    pub fn counts(&self) -> BTreeMap<(String, bool), usize> {
+        let mut counts = BTreeMap::new();
+        for facts in self.attachments.values() {
+            let Some(here) = self.sandboxes.get(&facts.pod_uid) else { continue };
+            let connected = self.made.get(&Self::member_id(facts, here)) == Some(&Made::Connected);
+            *counts.entry((facts.network.clone(), connected)).or_default() += 1;
+        }
+        counts
+    }
+
     /// What is to be said of attachments of this node and stands there otherwise.
     pub fn statements(&self, now: Timestamp) -> Vec<Statement> {
         let mut statements = Vec::new();

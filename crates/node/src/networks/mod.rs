@@ -279,6 +279,22 @@ impl Networks {
     }
 }
 
+/// How many pods are in which network, for `/metrics` (Prometheus text format).
+fn text(counts: &BTreeMap<(String, bool), usize>) -> String {
+    const NAME: &str = "orlop_network_members";
+    if counts.is_empty() {
+        return String::new();
+    }
+    let head = format!(
+        "# HELP {NAME} Pods of this node that are to be in a network of people's making, by whether they are connected\n\
+         # TYPE {NAME} gauge\n"
+    );
+    let lines = counts.iter().map(|((network, connected), pods)| {
+        format!("{NAME}{{network=\"{network}\",connected=\"{connected}\"}} {pods}\n")
+    });
+    std::iter::once(head).chain(lines).collect()
+}
+
 /// An error with its causes.
 fn chain(error: &Error) -> String {
     match error.source() {
@@ -325,6 +341,7 @@ impl PodNetwork for ConnectedNetwork {
     }
 
     async fn metrics(&self) -> String {
-        self.network.metrics().await
+        let counts = self.networks.catalogue.lock().counts();
+        self.network.metrics().await + &text(&counts)
     }
 }

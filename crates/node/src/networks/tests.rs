@@ -139,6 +139,17 @@ fn members_have_names_as_long_as_they_are_connected() {
 }
 
 #[test]
+fn members_are_counted_by_whether_they_are_connected() {
+    let mut catalogue = catalogue();
+    assert!(super::text(&catalogue.counts()).is_empty(), "nobody is here");
+    catalogue.place("uid-a", "uid-a_0", "/ns/a".into());
+    let line = |catalogue: &Catalogue| super::text(&catalogue.counts()).lines().last().map(str::to_string);
+    assert_eq!(line(&catalogue).unwrap(), "orlop_network_members{network=\"back\",connected=\"false\"} 1");
+    settle(&mut catalogue, &[]);
+    assert_eq!(line(&catalogue).unwrap(), "orlop_network_members{network=\"back\",connected=\"true\"} 1");
+}
+
+#[test]
 fn what_is_missing_in_a_new_list_is_gone() {
     let mut catalogue = catalogue();
     catalogue.attachment(Event::Init);
