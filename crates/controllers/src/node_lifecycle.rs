@@ -1,8 +1,8 @@
 //! Nodes that fall silent: the Lease expires, the node is marked and tainted, and pods that do not tolerate that are evicted
 //! after their time (Kubernetes documentation, "Nodes", "Node heartbeats", and "Taint-based Evictions"). Pods of nodes that no
-//! longer exist are removed.
+//! longer exist are not its affair: `pod_garbage`.
 
-use crate::{Cluster, Error, pod_control, pod_garbage, pods};
+use crate::{Cluster, Error, pod_control, pods};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -69,7 +69,7 @@ type Seen = parking_lot::Mutex<std::collections::HashMap<String, (String, Timest
 async fn reconcile(cluster: &Cluster, queue: &Queue, seen: &Seen, key: Key) -> Result<(), Error> {
     let Some(node) = cluster.nodes.get("", &key.name) else {
         seen.lock().remove(&key.name);
-        return remove_pods_of_gone_node(cluster, &key.name).await;
+        return Ok(());
     };
     let now = cluster.now();
     let silent_for = silence(cluster, seen, &node, now);
@@ -306,21 +306,6 @@ async fn delete(cluster: &Cluster, pod: &Pod) -> Result<(), Error> {
     };
     let api = cluster.api::<Pod>(&pod.namespace().unwrap_or_default());
     found(api.delete(&pod.name_any(), &params).await).map_err(Error::at("evicting a pod"))?;
-    Ok(())
-}
-
-/// Nobody is left to end these pods: they go at once.
-async fn remove_pods_of_gone_node(cluster: &Cluster, name: &str) -> Result<(), Error> {
-    let left: Vec<_> = cluster.pods.all().into_iter().filter(|p| is_on(p, name)).collect();
-    if left.is_empty() {
-        return Ok(());
-    }
-    if !pod_garbage::is_gone(cluster, name).await? {
-        return Ok(());
-    }
-    for pod in left {
-        pod_garbage::remove(cluster, &pod, Some(pod_garbage::NODE_GONE)).await?;
-    }
     Ok(())
 }
 

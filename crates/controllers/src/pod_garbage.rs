@@ -1,9 +1,10 @@
 //! Pods that nobody will end any more: terminating ones that never had a node or whose node was taken out of service, those of
-//! nodes that are gone, and the oldest of very many that have ended (Kubernetes documentation, "Pod Lifecycle", "Garbage
+//! nodes that have been gone for a while (one that comes back in time finds its pods), and the oldest of very many that have ended (Kubernetes documentation, "Pod Lifecycle", "Garbage
 //! collection of Pods"). A pod that is removed by force is said to have failed first, so that its owner can count it.
 
 use crate::{Cluster, Error, pod_control, pods};
 use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
@@ -13,29 +14,48 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use orlop_client::{Key, Queue, found, run_workers};
+use parking_lot::Mutex;
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 const WORKERS: usize = 2;
 /// Why a pod goes whose node went.
-pub(crate) const NODE_GONE: &str = "PodGC: node no longer exists";
+const NODE_GONE: &str = "PodGC: node no longer exists";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// How long a node must have been gone before its pods go, as in Kubernetes: it may have been registered anew meanwhile.
+const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
+/// How often it is looked whether the time is over: somebody may put the clock right meanwhile.
+const CHECK: Duration = Duration::from_secs(5);
 /// How many pods that have ended may be kept.
 const ENDED: usize = 12_500;
 /// How often they are counted.
 const EVERY: Duration = Duration::from_secs(20);
 
+/// Since when nodes have been gone.
+type Gone = Mutex<HashMap<String, Timestamp>>;
+
 /// Registers with the caches; the future does the work.
 pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
-    let queue = Queue::default();
-    let on_pod = queue.clone();
-    cluster.pods.on_change(move |_, new| {
-        if let Some(pod) = new.filter(|p| pods::is_terminating(p)) {
+    let (queue, orphans, gone) = (Queue::default(), Queue::default(), Arc::<Gone>::default());
+    let (on_pod, of_pod, nodes) = (queue.clone(), orphans.clone(), cluster.nodes.clone());
+    cluster.pods.on_change(move |old, new| {
+        let Some(pod) = new else { return };
+        if pods::is_terminating(pod) {
             on_pod.add(Key::of(&**pod));
+        }
+        let node = node_of(pod);
+        if !node.is_empty() && old.is_none_or(|old| node_of(old) != node) && nodes.get("", node).is_none() {
+            of_pod.add(Key::new("", node));
         }
     });
     let (on_node, pods) = (queue.clone(), cluster.pods.clone());
+    let (of_node, again) = (orphans.clone(), gone.clone());
     cluster.nodes.on_change(move |old, new| {
+        match (old, new) {
+            (None, Some(node)) => drop(again.lock().remove(&node.name_any())),
+            (Some(node), None) => of_node.add(Key::new("", node.name_any())),
+            _ => {}
+        }
         let is_out = |n: Option<&Arc<Node>>| n.is_some_and(|n| is_out_of_service(n));
         let Some(node) = new.filter(|_| is_out(new) && !is_out(old)) else { return };
         let name = node.name_any();
@@ -45,7 +65,12 @@ pub(crate) fn start(cluster: &Cluster) -> BoxFuture<'static, ()> {
     let cluster = cluster.clone();
     Box::pin(async move {
         let reconcile = |key| reconcile(&cluster, key);
-        tokio::join!(run_workers("podgc", queue.clone(), WORKERS, reconcile), keep_few(&cluster));
+        let orphaned = |key: Key| remove_orphans(&cluster, &orphans, &gone, key.name);
+        tokio::join!(
+            run_workers("podgc", queue.clone(), WORKERS, reconcile),
+            run_workers("podgc-orphans", orphans.clone(), WORKERS, orphaned),
+            keep_few(&cluster),
+        );
     })
 }
 
@@ -72,21 +97,42 @@ async fn reconcile(cluster: &Cluster, key: Key) -> Result<(), Error> {
     match cluster.nodes.get("", name) {
         _ if name.is_empty() => remove(cluster, &pod, None).await,
         Some(node) if is_out_of_service(&node) => remove(cluster, &pod, None).await,
-        Some(_) => Ok(()),
-        None if is_gone(cluster, name).await? => remove(cluster, &pod, Some(NODE_GONE)).await,
-        None => Ok(()),
+        // Those of nodes that are gone have a queue of their own.
+        Some(_) | None => Ok(()),
     }
 }
 
+/// Removes the pods of a node that has been gone for long enough.
+async fn remove_orphans(cluster: &Cluster, queue: &Queue, gone: &Gone, name: String) -> Result<(), Error> {
+    if cluster.nodes.get("", &name).is_some() {
+        return Ok(());
+    }
+    let now = cluster.now();
+    let since = *gone.lock().entry(name.clone()).or_insert(now);
+    let left = QUARANTINE - now.duration_since(since);
+    if left.is_positive() {
+        queue.add_after(Key::new("", name), left.unsigned_abs().min(CHECK));
+        return Ok(());
+    }
+    let pods: Vec<_> = cluster.pods.all().into_iter().filter(|p| node_of(p) == name).collect();
+    if !pods.is_empty() && is_gone(cluster, &name).await? {
+        for pod in pods {
+            remove(cluster, &pod, Some(NODE_GONE)).await?;
+        }
+    }
+    gone.lock().remove(&name);
+    Ok(())
+}
+
 /// Whether there is no node of that name: the cache may lag behind one that was just made.
-pub(crate) async fn is_gone(cluster: &Cluster, node: &str) -> Result<bool, Error> {
+async fn is_gone(cluster: &Cluster, node: &str) -> Result<bool, Error> {
     let api = Api::<Node>::all(cluster.client.clone());
     let there = found(api.get_metadata(node).await).map_err(Error::at("looking for a node"))?;
     Ok(there.is_none())
 }
 
 /// Says that a pod has failed, and why if that is given, and deletes it at once.
-pub(crate) async fn remove(cluster: &Cluster, pod: &Arc<Pod>, why: Option<&str>) -> Result<(), Error> {
+async fn remove(cluster: &Cluster, pod: &Arc<Pod>, why: Option<&str>) -> Result<(), Error> {
     let api = cluster.api::<Pod>(&pod.namespace().unwrap_or_default());
     let name = pod.name_any();
     if !pods::is_finished(pod) {

@@ -92,7 +92,19 @@ async fn a_cordoned_node_is_tainted_and_pods_of_a_node_that_is_gone_are_removed(
     c.patch_node("n0", json!({"spec": {"unschedulable": false}})).await;
     until_node(&c, "n0", "no taint", |n| taints(n).is_empty()).await;
     c.patch::<Pod>("left", json!({"metadata": {"annotations": {"act": "linger"}}})).await;
-    c.everywhere::<Node>().delete("n0", &DeleteParams::default()).await.expect("it is deleted");
+    let delete =
+        async || c.everywhere::<Node>().delete("n0", &DeleteParams::default()).await.expect("it is deleted");
+    delete().await;
+    c.settle().await;
+    c.add_node("n0", json!({})).await;
+    c.advance(41);
+    c.settle().await;
+    let left = c.api::<Pod>().get("left").await.expect("its node came back in time");
+    assert_eq!(left.metadata.deletion_timestamp, None);
+    delete().await;
+    c.settle().await;
+    c.api::<Pod>().get("left").await.expect("its node may still come back");
+    c.advance(41);
     c.until_gone::<Pod>("left").await;
 }
 
