@@ -1,7 +1,10 @@
 //! The agent of a simulated node: it registers the node, renews its Lease, follows its pods and tells how they are, as the real one does
 //! (`orlop-node`), over the same API with the same rights. What runs is kept by the [`Machine`].
 
-use crate::machine::{KILLED, Machine, Pace, Run, Stage};
+use crate::{
+    directories,
+    machine::{KILLED, Machine, Pace, Run, Stage},
+};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -15,6 +18,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use orlop_api::local_volume::FOLDER_ANNOTATION;
 use orlop_client::{Clock, Informer, Source, api_reason, found};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -25,6 +29,8 @@ const LEASES: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
 /// How often the node's status is told without need, as the kubelet does.
 const REPORT: Duration = Duration::from_secs(300);
+/// Where volumes that are directories would be.
+const FOLDER: &str = "/var/lib/orlop/volumes";
 /// How long the agent waits after something failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -89,7 +95,12 @@ impl Agent {
             tracing::debug!(%error, "registering a node");
             tokio::time::sleep(AGAIN).await;
         }
-        tokio::join!(self.keep_lease(), self.keep_status(), self.keep_pods());
+        tokio::join!(
+            self.keep_lease(),
+            self.keep_status(),
+            self.keep_pods(),
+            Box::pin(directories::run(self.client.clone(), &self.spec.name)),
+        );
     }
 
     fn nodes(&self) -> Api<Node> {
@@ -115,7 +126,9 @@ impl Agent {
             if !self.spec.taints.is_empty() {
                 spec["taints"] = self.spec.taints.clone().into();
             }
-            let node = json!({"metadata": {"name": self.spec.name, "labels": labels}, "spec": spec});
+            let node = json!({"spec": spec, "metadata": {
+                "name": self.spec.name, "labels": labels, "annotations": {FOLDER_ANNOTATION: FOLDER},
+            }});
             let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
             match nodes.create(&PostParams::default(), &node).await {
                 Err(error) if api_reason(&error) != Some("AlreadyExists") => return Err(error),

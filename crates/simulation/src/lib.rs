@@ -32,6 +32,7 @@
 //! [`World::kill`] make things go wrong; [`World::observe`] tells of every commit.
 
 mod agent;
+mod directories;
 mod faults;
 mod line;
 pub mod machine;
@@ -40,6 +41,7 @@ pub mod proof;
 mod provisioner;
 pub mod random;
 mod store;
+mod usage;
 mod world;
 
 pub use agent::NodeSpec;

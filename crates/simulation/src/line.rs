@@ -26,6 +26,9 @@ type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 /// How long a client waits for a server that cannot be reached.
 const NO_ROUTE: Duration = Duration::from_secs(2);
 
+/// What a client hears whose connection is cut.
+const RESET: &str = "connection reset by peer";
+
 /// A process as long as it lives, and whether its machine reaches the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Life {
@@ -33,18 +36,32 @@ pub(crate) struct Life {
     pub cut_off: Arc<AtomicBool>,
 }
 
+/// A server as long as it lives.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub api: Arc<ApiServer>,
+    pub ended: CancellationToken,
+}
+
+/// The server that answers now; there may be none for a while.
+pub(crate) type Server = Arc<RwLock<Option<Serving>>>;
+
+/// Answers a question about what pods use; `None` where it is another question.
+pub(crate) type Usage = Arc<dyn Fn(&http::Uri) -> Option<serde_json::Value> + Send + Sync>;
+
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Line {
-    /// The server that answers now; there may be none for a while.
-    pub server: Arc<RwLock<Option<Arc<ApiServer>>>>,
+    pub server: Server,
     pub who: Identity,
+    /// Answers what pods use, instead of the server.
+    pub usage: Usage,
     pub chances: Arc<Chances>,
     pub life: Life,
 }
 
 impl Line {
-    fn reaches(&self) -> Option<Arc<ApiServer>> {
+    fn reaches(&self) -> Option<Serving> {
         if self.life.cut_off.load(Ordering::Relaxed) { None } else { self.server.read().clone() }
     }
 
@@ -60,21 +77,32 @@ impl Line {
             tokio::time::sleep(NO_ROUTE).await;
             return Err("connect: no route to host".into());
         };
-        let mut service = server.service_for(self.who.clone());
-        drop(server);
-        let answered = tower::Service::call(&mut service, request).await;
+        if let Some(used) = (self.usage)(request.uri()) {
+            return answer(StatusCode::OK, &used);
+        }
+        let Serving { api, ended } = server;
+        let mut service = api.service_for(self.who.clone());
+        drop(api);
+        let answered = tokio::select! {
+            biased;
+            () = ended.cancelled() => return Err(RESET.into()),
+            answered = tower::Service::call(&mut service, request) => answered,
+        };
         // It cannot fail: what goes wrong is an answer too.
         let Ok(answer) = answered;
         drop(service);
         pass(self.chances.latency()).await;
         match fate {
             Fate::Lost(how) => return refusal(how),
-            _ if self.reaches().is_none() => return Err("connection reset by peer".into()),
+            _ if ended.is_cancelled() || self.reaches().is_none() => return Err(RESET.into()),
             _ => {}
         }
         let (head, body) = answer.into_parts();
-        let body =
-            if watch { StreamBody::new(self.pieces(body)).boxed_unsync() } else { body.boxed_unsync() };
+        let body = if watch {
+            StreamBody::new(self.pieces(body, ended)).boxed_unsync()
+        } else {
+            body.boxed_unsync()
+        };
         Ok(Response::from_parts(head, body))
     }
 
@@ -82,19 +110,21 @@ impl Line {
     fn pieces(
         self,
         body: orlop_apiserver::Body,
+        server_ended: CancellationToken,
     ) -> impl Stream<Item = Result<Frame<Bytes>, BoxError>> + Send + 'static {
-        stream::unfold(Some((self, body)), |going| async move {
-            let (line, mut body) = going?;
+        stream::unfold(Some((self, body, server_ended)), |going| async move {
+            let (line, mut body, server_ended) = going?;
             let piece = tokio::select! {
                 biased;
                 () = line.life.ended.cancelled() => return None,
+                () = server_ended.cancelled() => return Some((Err(RESET.into()), None)),
                 piece = body.frame() => piece?,
             };
             let Some(way) = line.chances.piece().filter(|_| line.reaches().is_some()) else {
-                return Some((Err("connection reset by peer".into()), None));
+                return Some((Err(RESET.into()), None));
             };
             pass(way).await;
-            Some((piece, Some((line, body))))
+            Some((piece, Some((line, body, server_ended))))
         })
     }
 }
@@ -113,15 +143,19 @@ fn refusal(how: u64) -> Result<Answer, BoxError> {
         1 => (500, "InternalError"),
         2 => (503, "ServiceUnavailable"),
         3 => (504, "Timeout"),
-        _ => return Err("connection reset by peer".into()),
+        _ => return Err(RESET.into()),
     };
     let status = serde_json::json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason,
         "message": "the simulation makes this request fail",
     });
-    let body = Full::new(Bytes::from(status.to_string())).map_err(|never| match never {});
+    answer(StatusCode::from_u16(code).unwrap_or_default(), &status)
+}
+
+fn answer(code: StatusCode, said: &serde_json::Value) -> Result<Answer, BoxError> {
+    let body = Full::new(Bytes::from(said.to_string())).map_err(|never| match never {});
     let mut answer = Response::new(body.boxed_unsync());
-    *answer.status_mut() = StatusCode::from_u16(code).unwrap_or_default();
+    *answer.status_mut() = code;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     Ok(answer)
 }

@@ -20,6 +20,9 @@ pub const FAIL_PERCENT: &str = "simulation.orlop.dev/fail-percent";
 /// Seconds from the request to stop until they have stopped; the grace period limits it.
 pub const STOP_SECONDS: &str = "simulation.orlop.dev/stop-seconds";
 
+/// How many thousandths of a processor all pods of one selector use together, as an autoscaler sees it.
+pub const LOAD: &str = "simulation.orlop.dev/load";
+
 /// What exits by a signal to terminate exits with.
 const TERMINATED: i32 = 143;
 /// What was ended otherwise.

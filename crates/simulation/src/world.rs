@@ -4,32 +4,33 @@ use crate::{
     Error, Faults, NodeSpec, Pace,
     agent::Agent,
     faults::Chances,
-    line::{Life, Line},
+    line::{Life, Line, Server, Serving, Usage},
     machine::{Machine, Run},
     process::{Process, Program},
     random::Random,
-    store::{Observer, Witnessed},
+    store::{Observer, Witnessed, key_prefix, load},
+    usage,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use orlop_api::kinds;
 use orlop_apiserver::{ApiServer, Config, Identity, identity::CONTROLLERS};
 use orlop_client::Clock;
 use orlop_scheduler::config::Configuration;
-use orlop_store::{Change, Store, Txn};
+use orlop_store::Change;
 use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The name of the process of all controllers, for [`World::kill`].
 pub const CONTROLLER_MANAGER: &str = "controller-manager";
@@ -37,6 +38,8 @@ pub const CONTROLLER_MANAGER: &str = "controller-manager";
 pub const SCHEDULER: &str = "scheduler";
 /// The name of the process that makes volumes for others.
 const PROVISIONER: &str = "provisioner";
+/// How long an API server that did not start waits before it tries again.
+const RESTART: Duration = Duration::from_secs(1);
 /// What pods know the API server by.
 const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----";
 
@@ -99,10 +102,16 @@ pub struct World {
     options: Options,
     clock: Clock,
     store: Arc<Witnessed>,
-    server: Arc<RwLock<Option<Arc<ApiServer>>>>,
+    server: Server,
+    /// What each API server starts with.
+    config: Arc<dyn Fn() -> Config + Send + Sync>,
+    /// How often the API server crashed.
+    crashes: Arc<AtomicU64>,
     chances: Arc<Chances>,
     processes: Mutex<BTreeMap<&'static str, Process>>,
     nodes: Arc<Mutex<BTreeMap<String, Node>>>,
+    /// How many machines there were: each has addresses of its own.
+    machines: AtomicU32,
     starts: Starts,
     /// When something changed last that is no sign of life.
     changed: Arc<Mutex<Instant>>,
@@ -126,8 +135,13 @@ impl World {
             u128::from(random.draw()) << 64 | u128::from(random.draw())
         });
         load(&*store, &options.objects, &random, epoch).await?;
-        let config = Config { clock: clock.clone(), random, ..Config::new(store.clone()) };
-        let server = ApiServer::start(config).await?;
+        let (of_config, of_server) = (store.clone(), clock.clone());
+        let config: Arc<dyn Fn() -> Config + Send + Sync> = Arc::new(move || Config {
+            clock: of_server.clone(),
+            random: random.clone(),
+            ..Config::new(of_config.clone())
+        });
+        let server = serve(&config).await?;
         let changed = Arc::new(Mutex::new(Instant::now()));
         let touch = changed.clone();
         store.observe(Box::new(move |batch| {
@@ -140,9 +154,12 @@ impl World {
             clock,
             store,
             server: Arc::new(RwLock::new(Some(server))),
+            config,
+            crashes: Arc::default(),
             chances,
             processes: Mutex::default(),
             nodes: Arc::default(),
+            machines: AtomicU32::new(0),
             starts: Arc::default(),
             changed,
             options,
@@ -175,7 +192,13 @@ impl World {
     pub fn client_of(&self, who: Identity) -> Client {
         let calm = Arc::new(Chances::new(0, Faults::default()));
         Client::new(
-            Line { server: self.server.clone(), who, chances: calm, life: Life::default() },
+            Line {
+                server: self.server.clone(),
+                who,
+                usage: self.usage(),
+                chances: calm,
+                life: Life::default(),
+            },
             "default",
         )
     }
@@ -195,11 +218,22 @@ impl World {
         self.chances.set(faults);
     }
 
+    fn usage(&self) -> Usage {
+        let (store, clock) = (self.store.clone(), self.clock.clone());
+        Arc::new(move |uri| usage::answer(uri, &store, clock()))
+    }
+
     /// The way to the server of a process that lives this life.
     fn line(&self, who: Identity) -> impl Fn(Life) -> Client + Send + Sync + 'static {
-        let (server, chances) = (self.server.clone(), self.chances.clone());
+        let (server, chances, usage) = (self.server.clone(), self.chances.clone(), self.usage());
         move |life| {
-            let line = Line { server: server.clone(), who: who.clone(), chances: chances.clone(), life };
+            let line = Line {
+                server: server.clone(),
+                who: who.clone(),
+                usage: usage.clone(),
+                chances: chances.clone(),
+                life,
+            };
             Client::new(line, "default")
         }
     }
@@ -251,11 +285,38 @@ impl World {
         }
     }
 
+    /// Lets the API server crash: all that it was doing stops where it is, nobody is answered, all watches break. After `away` another
+    /// one starts with what is in the store.
+    pub fn crash_server(&self, away: Duration) {
+        let Some(serving) = self.server.write().take() else { return };
+        end(&serving);
+        self.crashes.fetch_add(1, Ordering::Relaxed);
+        let (server, config) = (Arc::downgrade(&self.server), self.config.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(away).await;
+            // Whoever interferes may hinder it too.
+            loop {
+                let started = serve(&config).await;
+                let Some(server) = server.upgrade() else { return };
+                match started {
+                    Ok(serving) => {
+                        *server.write() = Some(serving);
+                        return;
+                    }
+                    Err(error) => tracing::warn!(%error, "the API server does not start; again"),
+                }
+                tokio::time::sleep(RESTART).await;
+            }
+        });
+    }
+
     /// How often processes were killed.
     #[must_use]
     pub fn deaths(&self) -> u64 {
         let processes: u64 = self.processes.lock().values().map(Process::died).sum();
-        processes + self.nodes.lock().values().map(|n| n.agent.died()).sum::<u64>()
+        self.crashes.load(Ordering::Relaxed)
+            + processes
+            + self.nodes.lock().values().map(|n| n.agent.died()).sum::<u64>()
     }
 
     /// Adds a machine with an agent, which registers its node.
@@ -269,7 +330,7 @@ impl World {
         let who = Identity::new(format!("system:node:{name}"), &["system:nodes"]);
         let connect = self.line(who);
         let mut nodes = self.nodes.lock();
-        let index = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        let index = self.machines.fetch_add(1, Ordering::Relaxed);
         let (clock, starts) = (self.clock.clone(), self.starts.clone());
         let (seed, pace, heartbeat) = (self.options.seed, self.options.pace, self.options.heartbeat);
         let (on_machine, on_line) = (machine.clone(), cut_off.clone());
@@ -389,15 +450,19 @@ impl Drop for World {
     fn drop(&mut self) {
         self.processes.lock().clear();
         self.nodes.lock().clear();
-        if let Some(server) = self.server.write().take() {
-            server.stop();
+        if let Some(serving) = self.server.write().take() {
+            end(&serving);
         }
     }
 }
 
-/// Under which the objects of a resource lie in the store.
-fn key_prefix(group: &str, plural: &str) -> String {
-    format!("/registry/{}/{plural}/", if group.is_empty() { "core" } else { group })
+async fn serve(config: &Arc<dyn Fn() -> Config + Send + Sync>) -> Result<Serving, Error> {
+    Ok(Serving { api: ApiServer::start(config()).await?, ended: CancellationToken::new() })
+}
+
+fn end(serving: &Serving) {
+    serving.ended.cancel();
+    serving.api.stop();
 }
 
 /// Whether a change says nothing but that somebody lives, or tells people of what happened.
@@ -421,54 +486,4 @@ fn is_sign_of_life(change: &Change) -> bool {
         };
         without(&before.value) == without(&change.entry.value)
     }
-}
-
-/// Puts objects into the store as they are.
-async fn load(
-    store: &dyn Store,
-    objects: &[Value],
-    random: &orlop_apiserver::Random,
-    now: Timestamp,
-) -> Result<(), Error> {
-    for object in objects {
-        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let (api_version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-        let table = kinds::table();
-        let found = table.iter().find(|k| k.api_version() == api_version && k.kind == kind);
-        let found =
-            found.ok_or_else(|| Error::Object(format!("there is no kind {kind} in {api_version}")))?;
-        if name.is_empty() {
-            return Err(Error::Object(format!("a {kind} without a name")));
-        }
-        let (group, plural) = match &found.stored_as {
-            Some(stored) => (stored.group.to_string(), stored.plural.to_string()),
-            None => (found.group.to_string(), found.plural.to_string()),
-        };
-        let mut key = key_prefix(&group, &plural);
-        if found.namespaced() {
-            let namespace = text("/metadata/namespace");
-            key += if namespace.is_empty() { "default" } else { namespace };
-            key.push('/');
-        }
-        key += name;
-        let mut object = object.clone();
-        found.rules.default(&mut object);
-        let metadata = &mut object["metadata"];
-        if let Some(metadata) = metadata.as_object_mut() {
-            metadata.remove("resourceVersion");
-            if found.namespaced() {
-                metadata.entry("namespace").or_insert_with(|| json!("default"));
-            }
-            metadata.entry("uid").or_insert_with(|| {
-                let n = random();
-                json!(format!("{:08x}-{:04x}-4000-8000-{:012x}", n as u32, (n >> 32) as u16, n >> 80))
-            });
-            metadata
-                .entry("creationTimestamp")
-                .or_insert_with(|| json!(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
-        }
-        let text = object.to_string();
-        store.commit(Txn::create(key, text.into())).await?;
-    }
-    Ok(())
 }

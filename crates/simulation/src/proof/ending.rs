@@ -3,7 +3,10 @@
 
 use super::facts::{Meta, PodFacts, labels};
 use crate::World;
-use orlop_api::object::{int, list, text};
+use orlop_api::{
+    local_volume::NODE_LABEL,
+    object::{int, list, text},
+};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +15,12 @@ struct Ending {
     pods: Vec<PodFacts>,
     all: Vec<(&'static str, Value)>,
     nodes: usize,
+    /// Pods whose volume went with its node: they wait for ever.
+    lost: BTreeSet<String>,
     wrong: Vec<String>,
 }
 
-const KINDS: [(&str, &str); 16] = [
+const KINDS: [(&str, &str); 19] = [
     ("", "namespaces"),
     ("", "nodes"),
     ("", "pods"),
@@ -23,6 +28,9 @@ const KINDS: [(&str, &str); 16] = [
     ("", "serviceaccounts"),
     ("", "configmaps"),
     ("", "endpoints"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("autoscaling", "horizontalpodautoscalers"),
     ("apps", "deployments"),
     ("apps", "replicasets"),
     ("apps", "statefulsets"),
@@ -46,9 +54,26 @@ pub(super) fn check(world: &World) -> Vec<String> {
 /// The same for objects by the plural names of their kinds.
 pub(super) fn check_objects(all: Vec<(&'static str, Value)>) -> Vec<String> {
     let of = |kind: &str| all.iter().filter(|(k, _)| *k == kind).map(|(_, o)| o).collect::<Vec<_>>();
-    let pods = of("pods").into_iter().map(PodFacts::of).collect();
-    let nodes = of("nodes").len();
-    let mut ending = Ending { pods, nodes, all, wrong: Vec::new() };
+    let pods: Vec<PodFacts> = of("pods").into_iter().map(PodFacts::of).collect();
+    let nodes: BTreeSet<&str> = of("nodes").into_iter().map(|n| text(n, "/metadata/name")).collect();
+    let lost_volumes: BTreeSet<&str> = of("persistentvolumes")
+        .into_iter()
+        .filter(|v| {
+            labels(v.pointer("/metadata/labels")).get(NODE_LABEL).is_some_and(|n| !nodes.contains(&**n))
+        })
+        .map(|v| text(v, "/spec/claimRef/uid"))
+        .collect();
+    let lost_claims: BTreeSet<String> = of("persistentvolumeclaims")
+        .into_iter()
+        .filter(|c| lost_volumes.contains(text(c, "/metadata/uid")))
+        .map(name)
+        .collect();
+    let is_lost = |p: &&PodFacts| {
+        p.claims.iter().any(|claim| lost_claims.contains(&format!("{}/{claim}", p.meta.namespace)))
+    };
+    let lost = pods.iter().filter(is_lost).map(|p| p.meta.uid.clone()).collect();
+    let nodes = nodes.len();
+    let mut ending = Ending { pods, nodes, lost, all, wrong: Vec::new() };
     ending.nothing_is_left_over();
     ending.pods_run();
     ending.sets_are_complete();
@@ -57,6 +82,8 @@ pub(super) fn check_objects(all: Vec<(&'static str, Value)>) -> Vec<String> {
     ending.jobs_are_over();
     ending.slices_name_what_is_ready();
     ending.budgets_know_what_is_healthy();
+    ending.volumes_are_somebodys();
+    ending.autoscalers_keep_their_bounds();
     ending.wrong
 }
 
@@ -105,7 +132,9 @@ impl Ending {
     /// Every pod has a node and runs, or has ended.
     fn pods_run(&mut self) {
         for pod in self.pods.clone() {
-            let well = pod.is_finished() || (pod.phase == "Running" && pod.ready && !pod.node.is_empty());
+            let well = self.lost.contains(&pod.meta.uid)
+                || pod.is_finished()
+                || (pod.phase == "Running" && pod.ready && !pod.node.is_empty());
             let Meta { namespace, name, .. } = &pod.meta;
             self.expect(well, || {
                 format!("pod {namespace}/{name} on {:?} is {} and ready: {}", pod.node, pod.phase, pod.ready)
@@ -152,6 +181,9 @@ impl Ending {
 
     fn stateful_sets_are_complete(&mut self) {
         for set in self.of("statefulsets") {
+            if self.pods_of(&set).iter().any(|p| self.lost.contains(&p.meta.uid)) {
+                continue;
+            }
             let wanted = int(&set, "/spec/replicas").unwrap_or(1);
             let paths = ["/status/replicas", "/status/readyReplicas", "/status/updatedReplicas"];
             self.numbers("StatefulSet", &set, wanted, &paths);
@@ -228,6 +260,44 @@ impl Ending {
         }
     }
 
+    /// Each volume has a claim, and the claims of pods have volumes.
+    fn volumes_are_somebodys(&mut self) {
+        let claims = self.of("persistentvolumeclaims");
+        for volume in self.of("persistentvolumes") {
+            let claim = text(&volume, "/spec/claimRef/uid");
+            let there = claims.iter().any(|c| {
+                text(c, "/metadata/uid") == claim
+                    && text(c, "/spec/volumeName") == text(&volume, "/metadata/name")
+            });
+            self.expect(there, || format!("volume {} is nobody's", text(&volume, "/metadata/name")));
+        }
+        for pod in self.pods.clone().into_iter().filter(|p| p.is_active() && !p.node.is_empty()) {
+            for claim in &pod.claims {
+                let key = format!("{}/{claim}", pod.meta.namespace);
+                let bound = claims.iter().any(|c| name(c) == key && text(c, "/status/phase") == "Bound");
+                self.expect(bound, || format!("claim {key} of {} is not bound", pod.meta.name));
+            }
+        }
+    }
+
+    /// What is scaled is as large as its autoscaler lets it be, or was scaled to nothing by somebody.
+    fn autoscalers_keep_their_bounds(&mut self) {
+        for autoscaler in self.of("horizontalpodautoscalers") {
+            let target = &autoscaler["spec"]["scaleTargetRef"];
+            let plural = if target["kind"] == "Deployment" { "deployments" } else { "statefulsets" };
+            let namespace = text(&autoscaler, "/metadata/namespace");
+            let key = format!("{namespace}/{}", text(target, "/name"));
+            let Some(scaled) = self.of(plural).into_iter().find(|o| name(o) == key) else { continue };
+            let (least, most) =
+                (int(&autoscaler, "/spec/minReplicas"), int(&autoscaler, "/spec/maxReplicas"));
+            let bounds = least.unwrap_or(1)..=most.unwrap_or(0);
+            let has = int(&scaled, "/spec/replicas").unwrap_or(1);
+            self.expect(has == 0 || bounds.contains(&has), || {
+                format!("{key} has {has} replicas, its autoscaler allows {bounds:?}")
+            });
+        }
+    }
+
     fn budgets_know_what_is_healthy(&mut self) {
         for budget in self.of("poddisruptionbudgets") {
             let selector = labels(budget.pointer("/spec/selector/matchLabels"));
@@ -273,6 +343,13 @@ mod tests {
         let slice = json!({"namespace": "blue", "name": "s", "uid": "7", "labels": {"kubernetes.io/service-name": "web"}});
         let endpoints: Vec<Value> =
             ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|a| json!({"addresses": [a]})).into();
+        let claim = json!({"metadata": meta("data-db-0", "13"), "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
+        let of_node = json!({"name": "v", "uid": "14", "labels": {"orlop.dev/node": "n"}});
+        let volume = json!({"metadata": of_node, "spec": {"claimRef": {"uid": "13"}}});
+        let mut stateful = pod("db-0", "11", "StatefulSet", "3", "10.0.0.2");
+        stateful["spec"]["volumes"] = json!([{"persistentVolumeClaim": {"claimName": "data-db-0"}}]);
+        let target = json!({"kind": "Deployment", "name": "web"});
+        let scaler = json!({"minReplicas": 1, "maxReplicas": 2, "scaleTargetRef": target});
         vec![
             ("namespaces", json!({"metadata": {"name": "blue", "uid": "ns"}})),
             ("nodes", json!({"metadata": {"name": "n", "uid": "n"}})),
@@ -290,8 +367,11 @@ mod tests {
                 "poddisruptionbudgets",
                 json!({"metadata": meta("b", "8"), "spec": app, "status": {"currentHealthy": 3}}),
             ),
+            ("persistentvolumeclaims", claim),
+            ("persistentvolumes", volume),
+            ("horizontalpodautoscalers", json!({"metadata": meta("web", "15"), "spec": scaler})),
             ("pods", pod("web-1-a", "10", "ReplicaSet", "2", "10.0.0.1")),
-            ("pods", pod("db-0", "11", "StatefulSet", "3", "10.0.0.2")),
+            ("pods", stateful),
             ("pods", pod("log-a", "12", "DaemonSet", "4", "10.0.0.3")),
         ]
     }
@@ -329,6 +409,15 @@ mod tests {
             ("pods", "/status/phase", json!("Pending"), "pod blue/web-1-a on \"n\" is Pending"),
             ("pods", "/spec/nodeName", json!(""), "pod blue/web-1-a on \"\""),
             ("namespaces", "/metadata/name", json!("red"), "in a namespace that is gone"),
+            (
+                "persistentvolumeclaims",
+                "/status/phase",
+                json!("Pending"),
+                "claim blue/data-db-0 of db-0 is not bound",
+            ),
+            ("persistentvolumeclaims", "/metadata/uid", json!("new"), "volume v is nobody's"),
+            ("persistentvolumeclaims", "/spec/volumeName", json!("w"), "volume v is nobody's"),
+            ("horizontalpodautoscalers", "/spec/minReplicas", json!(2), "blue/web has 1 replicas"),
         ];
         for (kind, path, value, what) in cases {
             let found = wrong(kind, path, value.clone());
@@ -342,5 +431,30 @@ mod tests {
         let mut all = world();
         all.push(("nodes", json!({"metadata": {"name": "m", "uid": "m"}})));
         assert!(check_objects(all)[0].contains("healthy on 1 of 2 nodes"));
+    }
+
+    #[test]
+    fn who_has_lost_its_volume_with_a_node_may_wait_for_ever_and_nobody_else() {
+        let waiting = |node: &str| {
+            let mut all = world();
+            for (kind, object) in &mut all {
+                match (*kind, text(object, "/metadata/name")) {
+                    ("persistentvolumes", _) => object["metadata"]["labels"]["orlop.dev/node"] = node.into(),
+                    ("pods", "db-0") => object["spec"]["nodeName"] = Value::Null,
+                    ("statefulsets", _) => object["status"]["readyReplicas"] = 0.into(),
+                    ("endpointslices", _) => {
+                        object["endpoints"].as_array_mut().expect("endpoints").remove(1);
+                    }
+                    ("poddisruptionbudgets", _) => object["status"]["currentHealthy"] = 2.into(),
+                    _ => {}
+                }
+                if *kind == "pods" && object["spec"]["nodeName"].is_null() {
+                    object["status"] = json!({"phase": "Pending"});
+                }
+            }
+            check_objects(all)
+        };
+        assert_eq!(waiting("burned"), Vec::<String>::new());
+        assert_eq!(waiting("n").len(), 2, "the pod waits, and its set is not ready");
     }
 }

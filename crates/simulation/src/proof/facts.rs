@@ -62,6 +62,14 @@ pub struct PodFacts {
     pub memory: i64,
     /// Its index in its Job, if it has one.
     pub index: Option<i64>,
+    /// `spec.priority`.
+    pub priority: i64,
+    /// It preempts nobody: `preemptionPolicy: Never`.
+    pub patient: bool,
+    /// The claims that it uses.
+    pub claims: Vec<String>,
+    /// Why somebody ends it who is not its owner: the reason of its condition `DisruptionTarget`.
+    pub disrupted: String,
 }
 
 fn amount(text: &str, thousandths: bool) -> i64 {
@@ -85,6 +93,8 @@ impl PodFacts {
             containers.map(|c| amount_of(c["resources"]["requests"].get(name), thousandths)).sum()
         };
         let conditions = list(pod, "/status/conditions");
+        let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget" && c["status"] == "True");
+        let claims = list(pod, "/spec/volumes").iter().map(|v| text(v, "/persistentVolumeClaim/claimName"));
         let index = text(pod, "/metadata/annotations/batch.kubernetes.io~1job-completion-index");
         Self {
             meta: Meta::of(pod),
@@ -96,6 +106,10 @@ impl PodFacts {
             cpu: requests("cpu", true),
             memory: requests("memory", false),
             index: index.parse().ok(),
+            priority: int(pod, "/spec/priority").unwrap_or(0),
+            patient: text(pod, "/spec/preemptionPolicy") == "Never",
+            claims: claims.filter(|c| !c.is_empty()).map(str::to_string).collect(),
+            disrupted: disrupted.map(|c| text(c, "/reason").into()).unwrap_or_default(),
         }
     }
 
@@ -106,6 +120,11 @@ impl PodFacts {
     /// Counts for its owner: it has neither ended nor was it told to.
     pub(crate) fn is_active(&self) -> bool {
         !self.is_finished() && !self.meta.deleting
+    }
+
+    /// Nobody has given it a node yet.
+    pub(crate) fn waits(&self) -> bool {
+        self.is_active() && self.node.is_empty()
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
@@ -194,10 +213,19 @@ impl Lately {
         self.0.last().map_or(0, |(_, value)| *value)
     }
 
+    /// The lowest value since `from`, the one that held then included.
+    pub(crate) fn least_since(&self, from: Timestamp) -> i64 {
+        self.since(from).min().unwrap_or(0)
+    }
+
     /// The highest value since `from`, the one that held then included.
     pub(crate) fn most_since(&self, from: Timestamp) -> i64 {
+        self.since(from).max().unwrap_or(0)
+    }
+
+    fn since(&self, from: Timestamp) -> impl Iterator<Item = i64> {
         let held = self.0.iter().rposition(|(at, _)| *at <= from).unwrap_or(0);
-        self.0.get(held..).unwrap_or_default().iter().map(|(_, value)| *value).max().unwrap_or(0)
+        self.0.get(held..).unwrap_or_default().iter().map(|(_, value)| *value)
     }
 }
 

@@ -1,7 +1,11 @@
 //! What must hold after every single commit, whatever goes wrong. It looks at the history of the store and at nothing else, and knows
 //! nothing of who wrote what.
 
-use super::facts::{Allowed, Lately, Meta, NodeFacts, PodFacts, indexes, labels};
+use super::{
+    autoscalers::Autoscalers,
+    facts::{Allowed, Lately, Meta, NodeFacts, PodFacts, indexes, labels},
+    volumes::Volumes,
+};
 use jiff::{SignedDuration, Timestamp};
 use orlop_api::object::{int, list, text};
 use orlop_store::{Change, WatchBatch};
@@ -13,6 +17,9 @@ use std::{
 
 /// Whoever acts may rest on what was true this long ago: caches lag behind, and requests take their time.
 const BEHIND: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long a node must be gone before its pods go (`kube-controller-manager`'s pod garbage collector).
+const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
 
 /// Something that must never be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +65,19 @@ struct BudgetFacts {
     disrupted: usize,
 }
 
+/// A pod whose containers run somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// On which machine.
+    pub machine: String,
+    /// The pod's namespace,
+    pub namespace: String,
+    /// name,
+    pub name: String,
+    /// and uid.
+    pub uid: String,
+}
+
 /// What the history has shown so far, and what was wrong with it.
 #[derive(Debug, Default)]
 pub struct Invariants {
@@ -69,8 +89,16 @@ pub struct Invariants {
     deployments: BTreeMap<String, DeploymentFacts>,
     jobs: BTreeMap<String, JobFacts>,
     budgets: BTreeMap<Arc<str>, BudgetFacts>,
+    autoscalers: Autoscalers,
+    volumes: Volumes,
+    /// Since when nodes have been gone that were there.
+    gone: BTreeMap<String, Timestamp>,
+    /// Uids of pods that were given up with their nodes, whatever still runs there.
+    given_up: BTreeSet<String>,
     /// When a pod stopped being healthy that nobody evicted.
     lost: Vec<(Timestamp, PodFacts)>,
+    /// When a pod ceased to wait for a node, and its priority.
+    waited: Vec<(Timestamp, i64)>,
     violations: Vec<Violation>,
 }
 
@@ -100,11 +128,22 @@ impl Invariants {
                 (!change.deleted).then(|| serde_json::from_slice(&change.entry.value).unwrap_or_default())
             };
             let mut parts = key.split('/').skip(2);
-            match (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
+            let mut part = || parts.next().unwrap_or_default();
+            match (part(), part()) {
                 ("core", "pods") => self.pod(change, object(), evicted.is_some(), now),
-                ("core", "nodes") => self.node(key, object()),
+                ("core", "nodes") => self.node(key, object(), now),
+                ("core", "namespaces") => self.volumes.namespace(part(), object().as_ref()),
+                ("core", "persistentvolumes") => self.volumes.volume(part(), object().as_ref()),
+                ("core", "persistentvolumeclaims") => {
+                    let wrong = self.volumes.claim(part(), part(), object().as_ref());
+                    wrong.into_iter().for_each(|what| self.violated(now, what));
+                }
                 ("apps", "replicasets") => self.replica_set(key, object(), now),
                 ("apps", "deployments") => self.deployment(change, object()),
+                ("autoscaling", "horizontalpodautoscalers") => {
+                    let wrong = self.autoscalers.take_in(key, object().as_ref(), now, now - BEHIND);
+                    wrong.into_iter().for_each(|what| self.violated(now, what));
+                }
                 ("batch", "jobs") => self.job(change, object(), now),
                 ("policy", "poddisruptionbudgets") => self.budget(key, object(), now),
                 _ => {}
@@ -115,8 +154,29 @@ impl Invariants {
         }
     }
 
-    fn node(&mut self, key: &str, node: Option<Value>) {
+    /// Takes in that containers of a pod have started, with all that run at that moment: two of one name never do. Names come again
+    /// with StatefulSets only.
+    pub fn started(&mut self, pod: &Running, running: &[Running], now: Timestamp) {
+        for other in running {
+            let same = other.namespace == pod.namespace && other.name == pod.name && other.uid != pod.uid;
+            // Who deletes a node says that nothing runs there any more.
+            if same && !self.given_up.contains(&other.uid) {
+                let Running { machine, namespace, name, .. } = pod;
+                let what = format!(
+                    "{namespace}/{name} starts on {machine} while it still runs on {}",
+                    other.machine
+                );
+                self.violated(now, what);
+            }
+        }
+    }
+
+    fn node(&mut self, key: &str, node: Option<Value>, now: Timestamp) {
         let name = key.rsplit('/').next().unwrap_or_default().to_string();
+        match &node {
+            Some(_) => self.gone.remove(&name),
+            None => self.gone.insert(name.clone(), now),
+        };
         match node.and_then(|node| NodeFacts::of(&node)) {
             Some(facts) => self.nodes.insert(name, facts),
             None => self.nodes.remove(&name),
@@ -133,15 +193,57 @@ impl Invariants {
             self.lost.push((now, was.clone()));
         }
         self.tell_job(before.as_ref(), pod.as_ref());
+        if let Some(waited) =
+            before.as_ref().filter(|b| b.waits() && !pod.as_ref().is_some_and(PodFacts::waits))
+        {
+            self.waited.push((now, waited.priority));
+        }
         let Some(pod) = pod else { return };
         self.pods.insert(key, pod.clone());
         let is_new = before.as_ref().is_none_or(|b| b.meta.uid != pod.meta.uid);
         if before.as_ref().is_none_or(|b| b.node != pod.node) && !pod.node.is_empty() {
             self.capacity(&pod, now);
+            let wrong = self.volumes.bound(&pod);
+            wrong.into_iter().for_each(|what| self.violated(now, what));
+        }
+        if before.as_ref().is_none_or(|b| b.disrupted != pod.disrupted) {
+            self.disrupted(&pod, now);
         }
         if is_new {
             self.created(&pod, now);
         }
+    }
+
+    /// Who is ended from outside is so for a reason.
+    fn disrupted(&mut self, pod: &PodFacts, now: Timestamp) {
+        let Meta { namespace, name, uid, .. } = &pod.meta;
+        let what = match pod.disrupted.as_str() {
+            "DeletionByPodGC" => {
+                self.given_up.insert(uid.clone());
+                match self.gone.get(&pod.node).map(|since| now.duration_since(*since)) {
+                    None => format!("{namespace}/{name} is given up, but its node {} is there", pod.node),
+                    Some(time) if time < QUARANTINE => {
+                        format!("{namespace}/{name} is given up {time:#} after its node {} went", pod.node)
+                    }
+                    Some(_) => return,
+                }
+            }
+            "PreemptionByScheduler" => {
+                let since = now - BEHIND;
+                self.waited.retain(|(at, _)| *at >= since);
+                let waiting = self.pods.values().filter(|p| p.waits()).map(|p| p.priority);
+                let highest = waiting.chain(self.waited.iter().map(|(_, priority)| *priority)).max();
+                if highest.is_some_and(|highest| highest > pod.priority) {
+                    return;
+                }
+                format!(
+                    "{namespace}/{name} of priority {} is preempted, but the highest that waits is {highest:?}",
+                    pod.priority
+                )
+            }
+            _ => return,
+        };
+        self.violated(now, what);
     }
 
     /// No node is given more than it has.

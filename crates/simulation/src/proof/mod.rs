@@ -1,23 +1,25 @@
 //! The proof: a cluster lives through what a seed draws, its people change it all the time, everything goes wrong that can, and after every
 //! commit and at the end it is checked that what must hold does ([`Invariants`]). The same seed gives the same history.
 
+mod autoscalers;
 mod ending;
 mod facts;
 mod invariants;
+mod trouble;
+mod volumes;
+mod waiting;
 mod workload;
 
 pub use facts::{Allowed, Lately, Meta, NodeFacts, PodFacts};
-pub use invariants::{Invariants, Violation};
+pub use invariants::{Invariants, Running, Violation};
 
-use crate::{
-    CONTROLLER_MANAGER, Error, Faults, NodeSpec, Options, Pace, Rest, SCHEDULER, World, block_on,
-    machine::Machine, random::Random,
-};
+use crate::{Error, Faults, Options, Pace, Rest, World, block_on, random::Random};
 use jiff::Timestamp;
 use orlop_store::WatchBatch;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{fmt, hash::Hasher, sync::Arc, time::Duration};
+use trouble::{Kind, Trouble};
 use workload::Workload;
 
 /// After how long without a change a cluster is at rest.
@@ -144,64 +146,30 @@ fn differences(path: &str, new: &Value, old: &Value, out: &mut Vec<String>) {
     }
 }
 
-/// What goes wrong with a seed.
-fn faults(random: &mut Random) -> Faults {
-    let ms = Duration::from_millis;
-    Faults {
-        latency: ms(random.pick(&[0, 5, 30, 300]).copied().unwrap_or(0)),
-        lags: random.pick(&[0, 0, 20, 100]).copied().unwrap_or(0),
-        lag: ms(random.between(500, 8000)),
-        breaks: random.pick(&[0, 2, 10]).copied().unwrap_or(0),
-        refuses: random.pick(&[0, 0, 10, 50]).copied().unwrap_or(0),
-        loses: random.pick(&[0, 0, 0, 10, 50]).copied().unwrap_or(0),
-        interferes: random.pick(&[0, 0, 20, 200]).copied().unwrap_or(0),
+/// Everything that runs in a world at this moment.
+fn running(world: &World) -> Vec<Running> {
+    let now = world.now();
+    let mut all = Vec::new();
+    for (machine, there) in world.machines() {
+        let there = there.lock();
+        all.extend(there.runs.iter().filter(|(_, run)| run.runs_at(now)).map(|(uid, run)| Running {
+            machine: machine.clone(),
+            namespace: run.namespace.clone(),
+            name: run.name.clone(),
+            uid: uid.clone(),
+        }));
     }
+    all
 }
 
-/// Something breaks that is no request. Returns how long it takes until it mends itself.
-fn break_something(world: &World, random: &mut Random, nodes: u64) -> Duration {
-    let node = format!("n{}", random.below(nodes));
-    let polls = random.below(400);
-    let away = random.time(Duration::ZERO, Duration::from_secs(15));
-    match random.below(8) {
-        0..=2 => world.kill(CONTROLLER_MANAGER, polls, away),
-        3 => world.kill(SCHEDULER, polls, away),
-        4 => world.kill(&node, polls, away),
-        5 => {
-            // Mostly back before anybody acts on it; sometimes only after its pods were sent away.
-            let (least, most) = if random.chance(300) { (345, 400) } else { (1, 60) };
-            let away = random.time(Duration::from_secs(least), Duration::from_secs(most));
-            world.power_off(&node, away);
-            return away;
-        }
-        6 => world.cut_off(&node, true),
-        _ => (0..nodes).for_each(|i| world.cut_off(&format!("n{i}"), false)),
-    }
-    away
-}
-
-/// Sees to it that no two containers of one pod of a StatefulSet run at the same time.
-fn watch_identities(world: &Arc<World>, seen: &Arc<Mutex<Seen>>) {
-    let (weak, seen) = (Arc::downgrade(world), seen.clone());
+/// Tells when containers start, with all that run at that moment.
+fn watch_starts(world: &Arc<World>, mut tell: impl FnMut(&Running, &[Running], Timestamp) + Send + 'static) {
+    let weak = Arc::downgrade(world);
     world.observe_starts(move |node, uid| {
         let Some(world) = weak.upgrade() else { return };
-        let now = world.now();
-        let machines = world.machines();
-        let named = |machine: &Machine| machine.runs.get(uid).map(|r| (r.namespace.clone(), r.name.clone()));
-        let Some((namespace, name)) =
-            machines.iter().find(|(n, _)| n == node).and_then(|(_, m)| named(&m.lock()))
-        else {
-            return;
-        };
-        // Names that come again are those of StatefulSets.
-        for (other, machine) in &machines {
-            let twice = machine.lock().runs.iter().any(|(theirs, run)| {
-                theirs != uid && run.namespace == namespace && run.name == name && run.runs_at(now)
-            });
-            if twice {
-                let what = format!("{namespace}/{name} starts on {node} while it still runs on {other}");
-                seen.lock().invariants.violated(now, what);
-            }
+        let all = running(&world);
+        if let Some(started) = all.iter().find(|r| r.machine == node && r.uid == uid) {
+            tell(started, &all, world.now());
         }
     });
 }
@@ -213,7 +181,7 @@ fn watch_identities(world: &Arc<World>, seen: &Arc<Mutex<Seen>>) {
 pub fn live(plan: Plan) -> Result<Outcome, Error> {
     block_on(plan.seed, async move {
         let mut random = Random::new(plan.seed, "plan");
-        let faults = faults(&mut random);
+        let (kind, faults) = (Kind::draw(&mut random), trouble::faults(&mut random));
         let range = |from, to| (Duration::from_millis(from), Duration::from_millis(to));
         let pace = Pace {
             start: range(200, 4_000),
@@ -225,18 +193,22 @@ pub fn live(plan: Plan) -> Result<Outcome, Error> {
             World::start(Options { seed: plan.seed, pace, heartbeat: HEARTBEAT, ..Options::default() })
                 .await?;
         let world = Arc::new(world);
-        let invariants = Invariants::new(faults.loses == 0);
+        // A server that crashes leaves some without their answer.
+        let invariants = Invariants::new(faults.loses == 0 && !kind.server_crashes);
         let seen = Seen { invariants, fingerprint: Fingerprint(0), commits: 0, trace: plan.trace };
         let seen = Arc::new(Mutex::new(seen));
         let (clock, told) = (world.clock(), seen.clone());
         let begin = world.now();
         world.observe(Box::new(move |batch| told.lock().take_in(batch, clock())));
-        watch_identities(&world, &seen);
+        let of_starts = seen.clone();
+        watch_starts(&world, move |started, all, now| {
+            of_starts.lock().invariants.started(started, all, now);
+        });
         world.start_controllers();
         world.start_scheduler();
-        let nodes = random.between(2, 4);
-        (0..nodes).for_each(|i| world.add_node(NodeSpec::new(format!("n{i}"), "16", "32Gi")));
-        let mut workload = Workload::new(&world, plan.seed);
+        let mut trouble = Trouble::new(&world, kind, plan.seed);
+        (0..random.between(2, 4)).for_each(|_| trouble.add_node());
+        let mut workload = Workload::new(&world, plan.seed, kind.tight);
         workload.begin().await;
         world.set_faults(faults);
         let mut mended = tokio::time::Instant::now();
@@ -244,16 +216,24 @@ pub fn live(plan: Plan) -> Result<Outcome, Error> {
             workload.act().await;
             world.run_for(random.time(Duration::ZERO, Duration::from_secs(12))).await;
             if random.chance(300) {
-                let mends = tokio::time::Instant::now() + break_something(&world, &mut random, nodes);
+                let mends = tokio::time::Instant::now() + trouble.break_something().await;
                 mended = mended.max(mends);
             }
         }
         // Now all is well again.
         world.set_faults(Faults::default());
-        (0..nodes).for_each(|i| world.cut_off(&format!("n{i}"), false));
         tokio::time::sleep_until(mended + Duration::from_secs(5)).await;
+        trouble.mend().await;
         workload.end().await;
-        let rest = world.run_until_quiet(QUIET, LIMIT).await;
+        let mut rest = world.run_until_quiet(QUIET, LIMIT).await;
+        if kind.tight && rest == Rest::Quiet {
+            let now = world.now();
+            for what in waiting::check(&world) {
+                seen.lock().invariants.violated(now, format!("at rest: {what}"));
+            }
+            trouble.make_room();
+            rest = world.run_until_quiet(QUIET, LIMIT).await;
+        }
         let now = world.now();
         {
             let mut seen = seen.lock();

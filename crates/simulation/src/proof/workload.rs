@@ -2,6 +2,7 @@
 //! drop whole namespaces. They do not look at what comes of it.
 
 use crate::{World, random::Random};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::{
     Api, Client,
     api::{
@@ -24,17 +25,27 @@ const KINDS: [(&str, &str, &str, &str); 5] = [
     ("batch", "v1", "CronJob", "cronjobs"),
 ];
 
+const AUTOSCALER: (&str, &str, &str, &str) =
+    ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers");
+
+/// Priority classes: name, priority, whether its pods preempt others. The daemons', which cannot go elsewhere, come first.
+const PRIORITIES: [(&str, i64, bool); 4] =
+    [("low", 100, true), ("patient", 500, false), ("high", 1000, true), (DAEMONS, 2000, true)];
+const DAEMONS: &str = "daemons";
+
 /// See the module.
 pub(super) struct Workload<'a> {
     world: &'a World,
     client: Client,
     random: Random,
+    /// Pods have priorities, for there is not room for all.
+    tight: bool,
     made: u64,
 }
 
 impl<'a> Workload<'a> {
-    pub(super) fn new(world: &'a World, seed: u64) -> Self {
-        Self { world, client: world.client(), random: Random::new(seed, "workload"), made: 0 }
+    pub(super) fn new(world: &'a World, seed: u64, tight: bool) -> Self {
+        Self { world, client: world.client(), random: Random::new(seed, "workload"), tight, made: 0 }
     }
 
     fn api(
@@ -63,6 +74,13 @@ impl<'a> Workload<'a> {
     pub(super) async fn begin(&self) {
         for name in NAMESPACES {
             self.make_namespace(name).await;
+        }
+        for (name, value, preempts) in PRIORITIES {
+            let policy = if preempts { "PreemptLowerPriority" } else { "Never" };
+            let class = json!({"metadata": {"name": name}, "value": value, "preemptionPolicy": policy});
+            if let Ok(class) = serde_json::from_value::<PriorityClass>(class) {
+                let _ = Api::all(self.client.clone()).create(&PostParams::default(), &class).await;
+            }
         }
         self.world.run_for(Duration::from_secs(2)).await;
     }
@@ -101,19 +119,22 @@ impl<'a> Workload<'a> {
     }
 
     fn template(&mut self, app: &str, policy: &str) -> Value {
+        let tight = self.tight;
         let r = &mut self.random;
         let version = r.draw() % 1000;
         let mut annotations = json!({});
         if policy == "Always" {
             annotations["simulation.orlop.dev/ready-seconds"] = r.between(0, 8).to_string().into();
+            annotations["simulation.orlop.dev/load"] = (r.below(8) * 100).to_string().into();
         } else {
             annotations["simulation.orlop.dev/run-seconds"] = r.between(1, 25).to_string().into();
             annotations["simulation.orlop.dev/fail-percent"] =
                 r.pick(&["0", "0", "20", "60"]).copied().into();
         }
+        let class = if tight { r.pick(&["low", "low", "patient", "high"]).copied() } else { None };
         json!({
             "metadata": {"labels": {"app": app}, "annotations": annotations},
-            "spec": {"restartPolicy": policy, "terminationGracePeriodSeconds": r.between(1, 20), "containers": [{
+            "spec": {"priorityClassName": class, "restartPolicy": policy, "terminationGracePeriodSeconds": r.between(1, 20), "containers": [{
                 "name": "main", "image": format!("image:{version}"),
                 "resources": {"requests": {"cpu": format!("{}m", r.between(1, 8) * 50), "memory": "64Mi"}},
             }]},
@@ -150,10 +171,19 @@ impl<'a> Workload<'a> {
             }
             "StatefulSet" => {
                 let policy = self.random.pick(&["OrderedReady", "Parallel"]).copied();
-                json!({"replicas": replicas, "selector": selector, "serviceName": name, "podManagementPolicy": policy,
-                    "template": self.template(&name, "Always")})
+                let mut spec = json!({"replicas": replicas, "selector": selector, "serviceName": name,
+                    "podManagementPolicy": policy, "template": self.template(&name, "Always")});
+                // Volumes are directories of one node: where nodes are full, their pods may wait for ever.
+                if !self.tight && self.random.chance(400) {
+                    self.give_claims(&mut spec);
+                }
+                spec
             }
-            "DaemonSet" => json!({"selector": selector, "template": self.template(&name, "Always")}),
+            "DaemonSet" => {
+                let mut template = self.template(&name, "Always");
+                self.of_daemons(&mut template);
+                json!({"selector": selector, "template": template})
+            }
             "Job" => self.job(&name),
             _ => {
                 let policy = self.random.pick(&["Allow", "Forbid", "Replace"]).copied();
@@ -178,7 +208,35 @@ impl<'a> Workload<'a> {
                 let kind = ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets");
                 self.create(kind, namespace, object).await;
             }
+            if self.random.chance(250) {
+                let mut spec = self.bounds();
+                spec["scaleTargetRef"] = json!({"apiVersion": "apps/v1", "kind": kind.2, "name": name});
+                self.create(AUTOSCALER, namespace, json!({"metadata": metadata, "spec": spec})).await;
+            }
         }
+    }
+
+    /// Where nodes are full, daemons ask for little and come first.
+    fn of_daemons(&self, template: &mut Value) {
+        if self.tight {
+            template["spec"]["priorityClassName"] = DAEMONS.into();
+            template["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "50m".into();
+        }
+    }
+
+    fn give_claims(&mut self, set: &mut Value) {
+        let mut keeps = || self.random.pick(&["Retain", "Retain", "Delete"]).copied();
+        set["persistentVolumeClaimRetentionPolicy"] = json!({"whenDeleted": keeps(), "whenScaled": keeps()});
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        set["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": spec}]);
+        set["template"]["spec"]["containers"][0]["volumeMounts"] =
+            json!([{"name": "data", "mountPath": "/data"}]);
+    }
+
+    /// Between how many and how many replicas.
+    fn bounds(&mut self) -> Value {
+        let least = self.random.between(1, 3);
+        json!({"minReplicas": least, "maxReplicas": least + self.random.below(4)})
     }
 
     fn job(&mut self, name: &str) -> Value {
@@ -201,6 +259,13 @@ impl<'a> Workload<'a> {
     }
 
     async fn change(&mut self, namespace: &str) {
+        if self.random.chance(80) {
+            if let Some((name, _)) = self.some((AUTOSCALER.0, AUTOSCALER.3), namespace) {
+                let change = json!({"spec": self.bounds()});
+                self.patch(AUTOSCALER, namespace, &name, change).await;
+            }
+            return;
+        }
         let at = usize::try_from(self.random.below(KINDS.len() as u64)).unwrap_or(0);
         let kind = KINDS[at];
         let Some((name, object)) = self.some((kind.0, kind.3), namespace) else { return };
@@ -217,7 +282,13 @@ impl<'a> Workload<'a> {
             ("Job", 0..=4) => json!({"spec": {"parallelism": self.random.between(0, 4)}}),
             ("Job", _) => json!({"spec": {"suspend": object["spec"]["suspend"] != true}}),
             ("CronJob", _) => json!({"spec": {"suspend": object["spec"]["suspend"] != true}}),
-            _ => json!({"spec": {"template": self.template(&name, "Always")}}),
+            _ => {
+                let mut template = self.template(&name, "Always");
+                if kind.2 == "DaemonSet" {
+                    self.of_daemons(&mut template);
+                }
+                json!({"spec": {"template": template}})
+            }
         };
         self.patch(kind, namespace, &name, change).await;
     }

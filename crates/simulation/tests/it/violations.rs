@@ -1,7 +1,7 @@
 //! The rules of the proof can be broken: histories that no controller should ever write.
 
 use jiff::Timestamp;
-use orlop_simulation::proof::Invariants;
+use orlop_simulation::proof::{Invariants, Running};
 use orlop_store::{Change, Entry, Revision, WatchBatch};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -272,4 +272,181 @@ fn a_pod_that_was_lost_is_not_the_fault_of_an_eviction() {
     history
         .commit(&[("policy/poddisruptionbudgets/blue/b", budget), ("core/pods/blue/y", Value::Null)])
         .is_fine();
+}
+
+fn runs(machine: &str, name: &str, uid: &str) -> Running {
+    Running { machine: machine.into(), namespace: "blue".into(), name: name.into(), uid: uid.into() }
+}
+
+#[test]
+fn an_identity_that_runs_twice() {
+    let mut history = history();
+    let at = Timestamp::from_second(1000).unwrap();
+    let (old, other, new) = (runs("n1", "db-0", "1"), runs("n1", "db-1", "2"), runs("n2", "db-0", "3"));
+    history.invariants.started(&new, &[other.clone(), new.clone()], at);
+    history.is_fine();
+    history.invariants.started(&new, &[old, other, new.clone()], at);
+    history.breaks("blue/db-0 starts on n2 while it still runs on n1");
+}
+
+fn given_up(name: &str) -> Value {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"});
+    pod(name, ("StatefulSet", "s"), json!({"spec": {"nodeName": "n"}, "status": {"conditions": [condition]}}))
+}
+
+fn on_a_node(history: &mut History) {
+    history.put("core/nodes/n", json!({"metadata": {"name": "n"}}));
+    history.put("core/pods/blue/a", pod("a", ("StatefulSet", "s"), json!({"spec": {"nodeName": "n"}})));
+}
+
+#[test]
+fn a_pod_that_is_given_up_though_its_node_is_there() {
+    let mut history = history();
+    on_a_node(&mut history);
+    history.is_fine().put("core/pods/blue/a", given_up("a")).breaks("but its node n is there");
+}
+
+#[test]
+fn a_pod_that_is_given_up_though_its_node_may_come_back() {
+    let mut history = history();
+    on_a_node(&mut history);
+    history.put("core/nodes/n", Value::Null).wait(45);
+    history.put("core/nodes/n", json!({"metadata": {"name": "n"}})).put("core/nodes/n", Value::Null).wait(30);
+    history.put("core/pods/blue/a", given_up("a")).breaks("is given up 31s after its node n went");
+}
+
+#[test]
+fn what_runs_on_a_node_that_was_given_up_counts_as_gone() {
+    let mut history = history();
+    on_a_node(&mut history);
+    history.put("core/nodes/n", Value::Null).wait(45).put("core/pods/blue/a", given_up("a"));
+    let at = Timestamp::from_second(history.time).unwrap();
+    let (old, new) = (runs("n", "a", "uid-a"), runs("m", "a", "new"));
+    history.invariants.started(&new, &[old, new.clone()], at);
+    history.is_fine();
+}
+
+#[test]
+fn a_pod_that_is_preempted_for_nobody() {
+    let mut history = history();
+    let of = |name: &str, priority: i64, more: Value| {
+        let mut pod = pod(name, ("ReplicaSet", "none"), json!({"spec": {"priority": priority}}));
+        merge(&mut pod, more);
+        pod
+    };
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"});
+    let preempted = json!({"spec": {"nodeName": "n"}, "status": {"conditions": [condition]}});
+    history.put("core/pods/blue/high", of("high", 10, json!({})));
+    history.put("core/pods/blue/same", of("same", 5, json!({})));
+    history.put("core/pods/blue/a", of("a", 5, preempted.clone())).is_fine();
+    history.put("core/pods/blue/high", of("high", 10, json!({"spec": {"nodeName": "n"}})));
+    history.put("core/pods/blue/b", of("b", 5, preempted.clone())).is_fine();
+    history
+        .wait(60)
+        .put("core/pods/blue/c", of("c", 5, preempted))
+        .breaks("the highest that waits is Some(5)");
+}
+
+#[test]
+fn an_autoscaler_that_wants_more_than_it_may() {
+    let mut history = history();
+    let scaler = |most: u32, wants: u32| {
+        json!({"metadata": {"name": "web"}, "spec": {"minReplicas": 2, "maxReplicas": most},
+            "status": {"observedGeneration": 1, "desiredReplicas": wants}})
+    };
+    let key = "autoscaling/horizontalpodautoscalers/blue/web";
+    history.put(key, scaler(5, 5)).put(key, scaler(3, 5)).is_fine();
+    history.wait(60).put(key, scaler(3, 0)).is_fine();
+    history.put(key, scaler(3, 5)).breaks("wants 5, but may want 2 to 3");
+}
+
+fn claim(name: &str, volume: &str, more: Value) -> Value {
+    let mut claim = json!({"spec": {"volumeName": volume}, "metadata": {
+        "namespace": "blue", "name": name, "uid": format!("uid-{name}"),
+        "annotations": {"pv.kubernetes.io/bind-completed": "yes"},
+    }});
+    merge(&mut claim, more);
+    claim
+}
+
+fn volume(claim: &str, node: &str) -> Value {
+    json!({"metadata": {"labels": {"orlop.dev/node": node}}, "spec": {"claimRef": {"uid": claim}}})
+}
+
+/// With a volume on node `n` that the claim `data-db-0` has.
+fn with_a_volume() -> History {
+    let mut history = history();
+    history.put("core/namespaces/blue", json!({"metadata": {"name": "blue"}}));
+    history.put("core/persistentvolumes/v", volume("uid-data-db-0", "n"));
+    history.put("core/persistentvolumeclaims/blue/data-db-0", claim("data-db-0", "v", json!({})));
+    history.is_fine();
+    history
+}
+
+fn with_claim(name: &str, claim: &str, node: &str) -> Value {
+    let volumes = json!([{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]);
+    pod(name, ("StatefulSet", "s"), json!({"spec": {"nodeName": node, "volumes": volumes}}))
+}
+
+#[test]
+fn a_claim_that_changes_its_volume() {
+    let mut history = with_a_volume();
+    history.put("core/persistentvolumes/w", volume("uid-data-db-0", "n"));
+    let other = claim("data-db-0", "w", json!({}));
+    history
+        .put("core/persistentvolumeclaims/blue/data-db-0", other)
+        .breaks("had the volume v, and now \"w\"");
+}
+
+#[test]
+fn two_claims_with_one_volume() {
+    let mut history = with_a_volume();
+    let other = claim("data-db-1", "v", json!({}));
+    history
+        .put("core/persistentvolumeclaims/blue/data-db-1", other)
+        .breaks("bound to v, which is uid-data-db-0's");
+}
+
+#[test]
+fn a_claim_that_goes_by_itself() {
+    let mut history = with_a_volume();
+    history
+        .put("core/persistentvolumeclaims/blue/data-db-0", Value::Null)
+        .breaks("goes, though nothing says so");
+}
+
+#[test]
+fn a_claim_goes_with_its_owner_or_its_namespace() {
+    let mut history = with_a_volume();
+    let key = "core/persistentvolumeclaims/blue/data-db-0";
+    let owned = json!({"metadata": {"ownerReferences": [{"kind": "StatefulSet", "uid": "s"}]}});
+    history.put(key, claim("data-db-0", "v", owned)).put(key, Value::Null).is_fine();
+    history.put(key, claim("data-db-0", "v", json!({})));
+    let leaving = json!({"metadata": {"name": "blue", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    history.put("core/namespaces/blue", leaving).put(key, Value::Null).is_fine();
+}
+
+#[test]
+fn a_pod_that_is_not_where_its_volume_is() {
+    let mut history = with_a_volume();
+    history.put("core/pods/blue/db-0", with_claim("db-0", "data-db-0", "n")).is_fine();
+    history.put("core/pods/blue/db-0", Value::Null);
+    history.put("core/pods/blue/db-0", with_claim("db-0", "data-db-0", "m"));
+    history.breaks("is on m, its claim data-db-0 on n");
+}
+
+#[test]
+fn a_pod_that_has_a_node_before_its_claim_is_bound() {
+    let mut history = with_a_volume();
+    let waits = claim("data-db-1", "", json!({}));
+    history.put("core/persistentvolumeclaims/blue/data-db-1", waits);
+    history.put("core/pods/blue/db-1", with_claim("db-1", "data-db-1", "n"));
+    history.breaks("has a node before its claim data-db-1 is bound");
+}
+
+#[test]
+fn a_stateful_pod_with_the_claim_of_another() {
+    let mut history = with_a_volume();
+    history.put("core/pods/blue/db-1", with_claim("db-1", "data-db-0", "n"));
+    history.breaks("blue/db-1 has the claim data-db-0 of somebody else");
 }

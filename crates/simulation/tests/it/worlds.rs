@@ -1,5 +1,12 @@
-use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job};
-use kube::{Api, api::PostParams};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, StatefulSet},
+    batch::v1::Job,
+    core::v1::{ConfigMap, Node, Pod},
+};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
 use orlop_simulation::{NodeSpec, Options, Rest, SCHEDULER, World, block_on};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -108,6 +115,97 @@ fn a_world_begins_with_objects_that_somebody_else_made() {
         let pods = world.objects("", "pods");
         assert_eq!(pods[0]["metadata"]["uid"], "11111111-1111-4111-8111-111111111111");
         assert_eq!(pods[0]["status"]["containerStatuses"][0]["ready"], true, "its node's agent goes on with it");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_api_server_that_crashes_comes_back_with_all_that_it_acknowledged() {
+    block_on(5, async {
+        let world = world(Options::default(), 2).await;
+        let deployments = Api::<Deployment>::namespaced(world.client(), "default");
+        deployments.create(&PostParams::default(), &deployment(2)).await.unwrap();
+        let maps = Api::<ConfigMap>::namespaced(world.client(), "default");
+        let mut acknowledged = Vec::new();
+        for i in 0..60 {
+            if i % 20 == 10 {
+                world.crash_server(Duration::from_secs(7));
+            }
+            let mut map = ConfigMap::default();
+            map.metadata.name = Some(format!("m{i}"));
+            if let Ok(made) = maps.create(&PostParams::default(), &map).await {
+                acknowledged.push((made.metadata.name, made.metadata.uid));
+            }
+            world.run_for(Duration::from_millis(500)).await;
+        }
+        assert!((30..60).contains(&acknowledged.len()), "{}", acknowledged.len());
+        rest(&world).await;
+        for (name, uid) in acknowledged {
+            assert_eq!(maps.get(&name.unwrap()).await.unwrap().metadata.uid, uid);
+        }
+        let status = deployments.get("web").await.unwrap().status.unwrap();
+        assert_eq!(status.available_replicas, Some(2), "everybody goes on with the new one");
+        assert_eq!(world.deaths(), 3);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Whether a pod with this name runs on more than one machine.
+fn runs_twice(world: &World, name: &str) -> bool {
+    let on = |machine: &orlop_simulation::machine::Machine| {
+        machine.runs.values().any(|run| run.name == name && run.runs_at(world.now()))
+    };
+    world.machines().iter().filter(|(_, machine)| on(&machine.lock())).count() > 1
+}
+
+#[test]
+fn a_stateful_pod_waits_for_its_lost_node_unless_somebody_says_that_it_is_gone() {
+    block_on(6, async {
+        let world = world(Options::default(), 2).await;
+        let set = json!({"metadata": {"name": "db"}, "spec": {
+            "serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}},
+            "template": {"metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [{"name": "main", "image": "image:1"}]}}}});
+        let sets = Api::<StatefulSet>::namespaced(world.client(), "default");
+        sets.create(&PostParams::default(), &serde_json::from_value(set).unwrap()).await.unwrap();
+        rest(&world).await;
+        let node = nodes_of(&world.objects("", "pods"))[0].to_string();
+        world.cut_off(&node, true);
+        world.run_for(Duration::from_secs(1000)).await;
+        assert!(!runs_twice(&world, "db-0"), "nobody knows what runs there");
+        let pods = Api::<Pod>::namespaced(world.client(), "default");
+        pods.delete("db-0", &DeleteParams::default().grace_period(0)).await.unwrap();
+        world.run_for(Duration::from_secs(10)).await;
+        assert!(runs_twice(&world, "db-0"), "whoever deletes by force has said that it is gone");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_node_that_comes_back_in_time_finds_its_pods() {
+    block_on(7, async {
+        let world = world(Options::default(), 1).await;
+        let deployments = Api::<Deployment>::namespaced(world.client(), "default");
+        deployments.create(&PostParams::default(), &deployment(3)).await.unwrap();
+        rest(&world).await;
+        let uids = || -> Vec<Value> {
+            world.objects("", "pods").iter().map(|p| p["metadata"]["uid"].clone()).collect()
+        };
+        let before = uids();
+        let nodes = Api::<Node>::all(world.client());
+        nodes.delete("n0", &DeleteParams::default()).await.unwrap();
+        world.kill("n0", 0, Duration::from_secs(30));
+        world.run_for(Duration::from_secs(60)).await;
+        assert_eq!(uids(), before);
+        nodes.delete("n0", &DeleteParams::default()).await.unwrap();
+        world.kill("n0", 0, Duration::from_secs(60));
+        world.run_for(Duration::from_secs(60)).await;
+        rest(&world).await;
+        let after = uids();
+        assert!(after.len() == 3 && after.iter().all(|uid| !before.contains(uid)), "{before:?} {after:?}");
         Ok(())
     })
     .unwrap();

@@ -239,9 +239,10 @@ pub(crate) fn rules_of(role: &str) -> Vec<PolicyRule> {
 /// Makes what is missing and adds to what lacks something.
 pub(crate) async fn reconcile(server: &Arc<ApiServer>) -> Result<(), Error> {
     let entries = parse(TABLE).map_err(|line| Error::Default { what: "roles".into(), why: line })?;
-    let objects = entries.iter().flat_map(|entry| [Some(entry.role()), entry.binding()]).flatten();
+    let objects: Vec<Value> =
+        entries.iter().flat_map(|entry| [Some(entry.role()), entry.binding()]).flatten().collect();
     // Together, so that the store can write them together.
-    futures::stream::iter(objects.map(Ok))
+    futures::stream::iter(objects.into_iter().map(Ok))
         .try_for_each_concurrent(64, |object| Box::pin(ensure(server, object)))
         .await
 }
