@@ -4,7 +4,7 @@
 use super::{
     LEASES, condition,
     drain::{self, DrainArgs},
-    get, maintenance, path,
+    get, maintenance, path, pods_of,
 };
 use crate::{
     Error,
@@ -75,7 +75,20 @@ async fn forget(api: &Api, node: &str) -> Result<(), Error> {
         delete(api, &format!("{REQUESTS}/{name}")).await?;
     }
     delete(api, &path(node)).await?;
-    delete(api, &format!("{LEASES}/{node}")).await
+    delete(api, &format!("{LEASES}/{node}")).await?;
+    // The node never comes back as it was, so nobody is left to end what stays: pods of DaemonSets, and all of a silent node.
+    for pod in pods_of(api, node).await? {
+        let of = |key: &str| pod["metadata"][key].as_str().unwrap_or_default();
+        let path = format!("/api/v1/namespaces/{}/pods/{}", of("namespace"), of("name"));
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0,
+            "preconditions": {"uid": of("uid")}});
+        let content = Content { media_type: AS_JSON, body: options.to_string().into_bytes() };
+        match api.request(Method::DELETE, &path, &[], AS_JSON, content).await {
+            Err(Error::Server { code: 404 | 409, .. }) => {}
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(())
 }
 
 async fn delete(api: &Api, path: &str) -> Result<(), Error> {
