@@ -305,6 +305,9 @@ async fn a_pod_that_went_with_its_node_is_replaced_and_can_be_forgiven() {
     c.patch::<Pod>(&name, json!({"metadata": {"annotations": {"act": "wait"}}})).await;
     let nodes = c.everywhere::<k8s_openapi::api::core::v1::Node>();
     nodes.delete(&node, &DeleteParams::default()).await.expect("the node is deleted");
+    // Until then it might come back (`nodes.rs`).
+    c.settle().await;
+    c.advance(41);
     c.until_gone::<Pod>(&name).await;
     later(&c, "sum").await;
     all_act(&c, "sum", 1, |_| "succeed").await;
