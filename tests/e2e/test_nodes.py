@@ -139,7 +139,7 @@ def test_a_removed_node_comes_back_with_a_new_token_only(world, tmp_path):
     assert "removed" in node(world, "remove", name).stdout
     assert name not in node(world, "list").stdout
     assert server.run("get", "lease", "-n", "kube-node-lease", name, check=False).returncode == 1
-    assert "provide credentials" in server.refused(*shown, "get", "node", name)
+    assert "must be logged in" in server.refused(*shown, "get", "node", name)
     # The agent that runs finds out, ends and says what to do; so does the next one.
     worker.process.wait(30)
     assert worker.process.returncode != 0
@@ -149,7 +149,7 @@ def test_a_removed_node_comes_back_with_a_new_token_only(world, tmp_path):
     assert name not in node(world, "list").stdout
     worker.joins(server.token())
     server.wait_node(name)
-    assert "provide credentials" in server.refused(*shown, "get", "node", name), "the old certificate stays refused"
+    assert "must be logged in" in server.refused(*shown, "get", "node", name), "the old certificate stays refused"
     node(world, "remove", name)
     worker.process.wait(30)
 

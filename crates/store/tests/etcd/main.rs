@@ -1,5 +1,7 @@
 //! The store on Debian's etcd passes the suite of every backend: on one member, and on three of which one dies meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod faults;
 mod members;
 mod refusals;
