@@ -100,6 +100,8 @@ pub struct Config {
     pub network_pools: Vec<IpNet>,
     /// Where pods and nodes reach this server: the endpoint of the `kubernetes` Service.
     pub advertise: SocketAddr,
+    /// Whether this is the only server, and so the only endpoint of that Service.
+    pub alone: bool,
     /// What `/version` says.
     pub version: Version,
     /// Signs and checks service-account tokens; without it there are none.
@@ -142,6 +144,7 @@ impl Config {
                 IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(0xfd6f, 0x726c, 0x6f70, 0, 0, 0, 0, 0)), 48),
             ],
             advertise: SocketAddr::from((Ipv4Addr::LOCALHOST, 6443)),
+            alone: true,
             version: Version::default(),
             tokens: None,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),

@@ -63,6 +63,15 @@ impl ApiServer {
         let (verb, headers) = (request.info.verb, &request.parts.headers);
         let target = bindings::of_collection(&target, verb, headers, &request.body)?.unwrap_or(target);
         let resource = self.registry.resource(&target)?;
+        // Lists and watches say themselves how new what they show must be; a get may, too.
+        let says = match verb {
+            Verb::List | Verb::Watch => true,
+            Verb::Get => request.query.get("resourceVersion").is_some(),
+            _ => false,
+        };
+        if !says {
+            self.registry.catch_up().await?;
+        }
         let mut answer = self.resource(&resource, target, request).await?;
         if let Some(warning) = &resource.warning {
             notes::annotate("k8s.io/deprecated", "true");

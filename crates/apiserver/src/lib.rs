@@ -30,7 +30,8 @@ mod streaming;
 mod webhook;
 
 pub use config::{Config, FrontProxy, Limits, LostNodes, Version};
-pub use identity::Identity;
+pub use hooks::leases::FENCED;
+pub use identity::{Fence, Identity};
 pub use registry::{Clock, Random};
 pub use response::Body;
 pub use server::ApiServer;

@@ -1,6 +1,7 @@
 //! What controllers, scheduler and agent share as clients of the Kubernetes API: caches fed by watches ([`Informer`]),
 //! work queues ([`Queue`]) and Events ([`Recorder`]). It knows no kind and decides nothing.
 
+pub mod election;
 pub mod events;
 pub mod informer;
 pub mod queue;

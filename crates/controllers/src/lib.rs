@@ -2,6 +2,7 @@
 //! shared caches, computes the difference to what is wanted, and acts, and can be killed between any two steps. They reach
 //! state through the Kubernetes API alone.
 
+mod api_servers;
 mod autoscaler;
 mod balancer;
 mod bootstrap_token;
@@ -37,6 +38,7 @@ mod stateful_set;
 mod storage_protection;
 mod volume_binder;
 
+pub use api_servers::{drop_lease, keep_lease, run_api_servers};
 pub use balancer::{Pool, run_balancer};
 pub use cluster::{Cluster, run, run_cluster, run_sharing};
 pub use node_ranges::{ClusterRange, NodeRanges, run_node_ranges};

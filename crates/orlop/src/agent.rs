@@ -348,7 +348,7 @@ fn ranges_of(node: &Node) -> Vec<IpNet> {
 }
 
 /// Registers the node, and waits until the cluster has given it its ranges.
-async fn pod_ranges(client: Client, name: &str) -> Result<Vec<IpNet>, Refusal> {
+pub(crate) async fn pod_ranges(client: Client, name: &str) -> Result<Vec<IpNet>, Refusal> {
     let api = Api::<Node>::all(client);
     let node =
         Node { metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() }, ..Node::default() };

@@ -2,12 +2,15 @@
 //! each other through the API alone.
 
 use crate::{
-    Error, address,
+    Error, address, agent,
     audit::AuditArguments,
     backup::{self, ScheduleArguments, schedule::Schedule},
     cluster_layout::{self, ClusterLayout, MeshArguments},
+    control_plane::{ControlPlane, client},
+    datastore::{self, DatastoreArguments},
     dead_nodes::DeadNodeArguments,
     dns::DnsArguments,
+    founding,
     identity::{Identities, Names},
     join,
     layout::Layout,
@@ -23,11 +26,11 @@ use crate::{
     service_manager,
 };
 use clap::Args;
-use orlop_apiserver::{ApiServer, Identity, audit::AuditConfig, identity::CONTROLLERS};
+use orlop_apiserver::{ApiServer, audit::AuditConfig};
 use orlop_controllers::{ClusterRange, NodeRanges};
 use orlop_node::{ImageGcConfig, eviction::EvictionConfig};
 use orlop_store::{
-    Embedded, Options, Store,
+    Store,
     sealed::{Keys, Sealed},
 };
 use std::{
@@ -37,8 +40,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+
+/// How long giving back what other servers wait for may take.
+const RESIGNING: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(crate) struct ServerArguments {
@@ -71,6 +76,18 @@ pub(crate) struct ServerArguments {
     node_cidr_mask_size: u8,
     #[command(flatten)]
     mesh: MeshArguments,
+    #[command(flatten)]
+    datastore: DatastoreArguments,
+    /// Token of the cluster's servers, for one more of them: what the first one keeps in tls/server-token of its data folder. Not
+    /// needed again after that
+    #[arg(
+        long,
+        env = "ORLOP_SERVER_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        requires = "datastore_endpoint"
+    )]
+    server_token: Option<String>,
     /// Range of Service addresses, of the same address families
     #[arg(long, default_value = "10.43.0.0/16", value_name = "CIDR[,CIDR]")]
     service_cidr: Ranges,
@@ -121,6 +138,8 @@ struct Plan {
     node_addresses: Vec<IpAddr>,
     addresses: AddressPlan,
     node_ranges: NodeRanges,
+    /// Where etcd is, if the state is there and other servers may share it.
+    etcd: Option<orlop_store::Endpoints>,
     load_balancer_pool: Option<orlop_controllers::Pool>,
     node_grace: Duration,
     audit: Option<AuditConfig>,
@@ -134,6 +153,7 @@ impl Plan {
         let audit = arguments.audit.read()?;
         let scheduling = arguments.scheduler.read()?;
         let (eviction, image_gc) = (arguments.pressure.eviction()?, arguments.pressure.image_gc()?);
+        let etcd = arguments.datastore.etcd()?;
         let layout = Layout::create(&arguments.data_dir)?;
         let node = arguments.node_name.clone().map_or_else(address::host_name, Ok)?;
         let addresses = AddressPlan::new(
@@ -148,13 +168,13 @@ impl Plan {
             return Err(Error::Configuration(format!("--load-balancer-pool {pool} overlaps {range}")));
         }
         let node_addresses = addresses.node_addresses(arguments.node_ip.as_ref(), address::of_this_machine);
-        // The first part of each range is this node's.
+        // Where this is the only server, the first part of each range is its node's.
         let parts = addresses.cluster.iter().zip(&addresses.pods);
         let node_ranges = NodeRanges {
             cluster: parts
                 .map(|(range, part)| ClusterRange { range: *range, mask: part.prefix_len() })
                 .collect(),
-            first: Some(node.clone()),
+            first: etcd.is_none().then(|| node.clone()),
         };
         Ok(Self {
             layout,
@@ -162,6 +182,7 @@ impl Plan {
             node_addresses,
             addresses,
             node_ranges,
+            etcd,
             load_balancer_pool: arguments.load_balancer_pool.clone(),
             node_grace: arguments.dead_nodes.grace(),
             audit,
@@ -251,16 +272,38 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         cluster_domain: arguments.cluster_domain.clone(),
         also: arguments.tls_san.clone(),
     };
+    let cluster = plan.cluster(&arguments);
+    let store = match &plan.etcd {
+        Some(endpoints) => {
+            let store = datastore::open_etcd(endpoints.clone()).await?;
+            let token = arguments.server_token.as_deref();
+            if founding::agree(&store, &plan.layout, &cluster, token, now).await? {
+                println!(
+                    "This is a new cluster in etcd. More servers join it with the same --datastore options and --server-token \"$(cat {})\"",
+                    plan.layout.tls().join("server-token").display()
+                );
+            }
+            store
+        }
+        None => {
+            founding::may_be_alone(&plan.layout)?;
+            datastore::open_embedded(&plan.layout).await?
+        }
+    };
     let identities = Arc::new(Identities::open(&plan.layout, &names, now)?);
     // Listening comes first: a port that is taken should end the start before anything is changed.
     let on = arguments.bind_address.unwrap_or(plan.everywhere());
     let listener = listen(SocketAddr::new(on, arguments.https_port)).await?;
     let node_listener = listen(SocketAddr::new(on, arguments.kubelet_port)).await?;
 
-    let cluster = plan.cluster(&arguments);
-    let node_plan = plan.node_plan(&arguments, &cluster);
+    let mut node_plan = plan.node_plan(&arguments, &cluster);
+    let shared = plan.etcd.is_some();
+    let opening = async {
+        // Where there are other servers, the node's range is not known yet.
+        if shared { Ok(None) } else { node::open_machine(&node_plan).await.map(Some) }
+    };
     let ((api, source), machine) =
-        tokio::try_join!(start_api(&arguments, &plan, &identities), node::open_machine(&node_plan))?;
+        tokio::try_join!(start_api(&arguments, &plan, &identities, store), opening)?;
     let mut roles = Roles::default();
     roles.start("API server", {
         let tls = orlop_pki::tls::server_config(
@@ -272,8 +315,42 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         .map_err(Error::at("preparing the API's TLS"))?;
         api.clone().serve(listener, tls, shutdown.clone())
     });
-    start_control_plane(&mut roles, &api, &identities, &plan, &shutdown);
+    let at = SocketAddr::new(plan.node_address(), arguments.https_port);
     let of_server = client(&api, "system:apiserver", &["system:masters"]);
+    let (resign, resigned) = (CancellationToken::new(), CancellationToken::new());
+    let control_plane = ControlPlane {
+        api: api.clone(),
+        authority: identities.authority.clone(),
+        service_accounts: identities.service_accounts.clone(),
+        scheduling: plan.scheduling.clone(),
+        node_ranges: plan.node_ranges.clone(),
+        pool: plan.load_balancer_pool.clone(),
+        node_grace: plan.node_grace,
+    };
+    if shared {
+        let us = (plan.node.as_str(), at);
+        control_plane.start_elected(&mut roles, us, resign.clone(), resigned.clone())?;
+        let clock: orlop_client::Clock = Arc::new(jiff::Timestamp::now);
+        let lease = orlop_controllers::keep_lease(of_server.clone(), clock, plan.node.clone(), at);
+        roles.start_endless(lease, &shutdown);
+    } else {
+        control_plane.start_alone(&mut roles, &shutdown);
+        resigned.cancel();
+    }
+    let machine = match machine {
+        Some(machine) => machine,
+        None => {
+            let ranges = join::persist("asking for the node's range of pod addresses", || {
+                agent::pod_ranges(of_server.clone(), &plan.node)
+            });
+            node_plan.pod_ranges = tokio::select! {
+                ranges = ranges => ranges?,
+                outcome = roles.first_end() => return outcome,
+                () = signalled() => return Ok(()),
+            };
+            node::open_machine(&node_plan).await?
+        }
+    };
     roles.start_endless(node_role::keep(of_server.clone(), plan.node.clone()), &shutdown);
     let shown = cluster_layout::publish(of_server.clone(), cluster);
     roles.start_endless(shown, &shutdown);
@@ -297,7 +374,6 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         "Orlop serves on https://127.0.0.1:{port}; try: kubectl --kubeconfig {} get nodes",
         plan.layout.kubeconfig().display()
     );
-    let at = SocketAddr::new(plan.node_address(), port);
     if let Some(command) = join::command(&of_server, identities.authority.certificate(), at).await {
         println!("To add a machine, run there within a day: {command}");
     }
@@ -308,6 +384,15 @@ async fn serve(arguments: ServerArguments, plan: Plan) -> Result<(), Error> {
         () = signalled() => Ok(()),
     };
     service_manager::stopping();
+    if shared {
+        // Another server leads and is asked at once, not when the Leases run out.
+        resign.cancel();
+        let leave = async {
+            orlop_controllers::drop_lease(of_server, &plan.node).await;
+            resigned.cancelled().await;
+        };
+        let _ = tokio::time::timeout(RESIGNING, leave).await;
+    }
     shutdown.cancel();
     let _ = tokio::time::timeout(DRAIN, roles.all_ends()).await;
     outcome
@@ -332,13 +417,8 @@ async fn start_api(
     arguments: &ServerArguments,
     plan: &Plan,
     identities: &Arc<Identities>,
+    store: Arc<dyn Store>,
 ) -> Result<(Arc<ApiServer>, backup::Source), Error> {
-    let folder = plan.layout.store();
-    let store = tokio::task::spawn_blocking(move || Embedded::open(folder, Options::default()))
-        .await
-        .map_err(Error::at("opening the store"))?
-        .map_err(Error::at("opening the store"))?;
-    let store: Arc<dyn Store> = Arc::new(store);
     let source = backup::Source::new(store.clone(), &plan.layout, &plan.node);
     let store = sealed(store, plan).await?;
     let node_tls =
@@ -349,6 +429,7 @@ async fn start_api(
     config.pod_ranges.clone_from(&plan.addresses.cluster);
     config.pod_network_number = Some(arguments.mesh.settings().vni);
     config.node_ports = arguments.service_node_ports.clone();
+    config.alone = plan.etcd.is_none();
     config.advertise = SocketAddr::new(plan.node_address(), arguments.https_port);
     config.tokens = Some(identities.service_accounts.clone());
     config.issuer = format!("https://kubernetes.default.svc.{}", arguments.cluster_domain);
@@ -366,66 +447,10 @@ async fn start_api(
 
 /// The store, with Secrets encrypted on disk.
 async fn sealed(store: Arc<dyn Store>, plan: &Plan) -> Result<Arc<dyn Store>, Error> {
-    let make = || Keys::generate().map_err(|e| orlop_pki::Error::certificate("making a key", e));
-    let keys = orlop_pki::key_list::read_or_create(&plan.layout.tls(), "secrets.keys", make)
-        .map_err(Error::at("reading the keys of Secrets"))?;
+    let keys = founding::secret_keys(&plan.layout.tls())?;
     let keys = Keys::new(&keys).map_err(Error::at("reading the keys of Secrets"))?;
     let sealed = Sealed::open(store, keys, &["/registry/core/secrets/"])
         .await
         .map_err(Error::at("reading Secrets"))?;
     Ok(Arc::new(sealed))
-}
-
-/// A client of the API in this process, with an identity of its own.
-fn client(api: &Arc<ApiServer>, user: &str, groups: &[&str]) -> kube::Client {
-    kube::Client::new(api.service_for(Identity::new(user, groups)), "default")
-}
-
-fn start_control_plane(
-    roles: &mut Roles,
-    api: &Arc<ApiServer>,
-    identities: &Identities,
-    plan: &Plan,
-    shutdown: &CancellationToken,
-) {
-    let clock: orlop_client::Clock = Arc::new(jiff::Timestamp::now);
-    let authority = identities.authority.certificate().to_string();
-    let controllers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
-    // What both follow is decoded and kept once.
-    let caches = orlop_client::Caches::default();
-    let mut cluster = orlop_controllers::Cluster::new(controllers, clock.clone(), &caches);
-    cluster.node_grace = plan.node_grace;
-    let run_controllers = orlop_controllers::run_cluster(cluster, authority);
-    let of_controllers = roles.start_endless(run_controllers, shutdown);
-    let signers = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
-    let keys = orlop_controllers::Keys {
-        authority: identities.authority.clone(),
-        service_accounts: identities.service_accounts.clone(),
-    };
-    let of_signers =
-        roles.start_endless(orlop_controllers::run_signers(signers, clock.clone(), keys), shutdown);
-    let scheduler = client(api, "system:kube-scheduler", &[]);
-    let (scheduling, time) = (plan.scheduling.clone(), clock.clone());
-    let run_scheduler = async move {
-        orlop_scheduler::run_sharing(scheduler, time, scheduling, &caches).await;
-    };
-    let of_scheduler = roles.start_endless(run_scheduler, shutdown);
-    let ranges = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
-    let ranges = orlop_controllers::run_node_ranges(ranges, clock.clone(), plan.node_ranges.clone());
-    let mut of_manager = vec![of_controllers, of_signers, roles.start_endless(ranges, shutdown)];
-    if let Some(pool) = plan.load_balancer_pool.clone() {
-        let balancer = client(api, "system:kube-controller-manager", &[CONTROLLERS]);
-        let balancer = orlop_controllers::run_balancer(balancer, clock, pool);
-        of_manager.push(roles.start_endless(balancer, shutdown));
-    }
-    show(api, "controller-manager", of_manager);
-    show(api, "scheduler", vec![of_scheduler]);
-}
-
-/// Shows a component as well as long as all its tasks run.
-fn show(api: &ApiServer, name: &'static str, tasks: Vec<AbortHandle>) {
-    api.show_component(name, move || match tasks.iter().any(AbortHandle::is_finished) {
-        true => Err(format!("the {name} has ended")),
-        false => Ok(()),
-    });
 }

@@ -7,6 +7,7 @@ pub mod key_list;
 pub mod kubeconfig;
 pub mod node_credential;
 pub mod rotating;
+pub mod shared;
 pub mod signing_request;
 pub mod tls;
 pub mod token;

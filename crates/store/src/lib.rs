@@ -60,6 +60,11 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision.
     async fn revision(&self) -> Result<Revision, Error>;
 
+    /// Whether others write to it too, so that what this process has seen may not be all there is.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Bytes that the state takes on disk.
     async fn size(&self) -> Result<u64, Error>;
 }

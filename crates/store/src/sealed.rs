@@ -265,6 +265,10 @@ impl Store for Sealed {
         self.inner.revision().await
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
     async fn size(&self) -> Result<u64, Error> {
         self.inner.size().await
     }

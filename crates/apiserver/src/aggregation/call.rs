@@ -201,6 +201,7 @@ mod tests {
             uid: "7".into(),
             groups: vec!["a".into(), "b".into()],
             extra: BTreeMap::from([("Example.com/scopes%".into(), vec!["x".into(), "y".into()])]),
+            fence: None,
         };
         let mut headers = HeaderMap::new();
         introduce(&who, &mut headers);

@@ -101,7 +101,7 @@ pub(super) async fn bind(request: &SubresourceRequest) -> Result<Response, Statu
             break;
         }
         let plan = Plan { txn: Txn::replace(key.as_str(), current.revision, bound), ..Plan::default() };
-        match registry.commit(plan).await? {
+        match registry.commit(plan, &request.who).await? {
             Outcome::Done(_) => break,
             Outcome::Conflict if tries == TRIES => return Err(Status::stale(&resource.kind, name)),
             Outcome::Conflict => tries += 1,

@@ -54,6 +54,9 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>, service_address: IpAddr) 
         tracing::debug!(%advertise, "the kubernetes Service gets no endpoints");
         return Ok(());
     }
+    if !server.config.alone {
+        return Ok(());
+    }
     let address = advertise.ip().to_string();
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",

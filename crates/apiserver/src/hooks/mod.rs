@@ -8,7 +8,7 @@ pub(crate) mod defaults;
 pub(crate) mod events;
 mod evictions;
 mod jobs;
-mod leases;
+pub(crate) mod leases;
 mod namespaces;
 mod network_attachments;
 mod networks;
@@ -83,7 +83,7 @@ impl Builder<'_> {
             ("", "events" | "endpoints") | ("events.k8s.io", "events") => {
                 Arc::new(leases::CreatedByUpdate { blindly: true })
             }
-            ("coordination.k8s.io", "leases") => Arc::new(leases::CreatedByUpdate { blindly: false }),
+            ("coordination.k8s.io", "leases") => Arc::new(leases::Leases),
             ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions),
             ("certificates.k8s.io", _) => Arc::new(certificates::Certificates {
                 kind: kind.clone(),

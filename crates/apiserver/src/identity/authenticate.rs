@@ -251,6 +251,7 @@ fn account(namespace: &str, name: &str, uid: &str) -> Identity {
             AUTHENTICATED.into(),
         ],
         extra: BTreeMap::new(),
+        fence: None,
     }
 }
 

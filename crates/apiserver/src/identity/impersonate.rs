@@ -99,7 +99,7 @@ impl Wanted {
         } else if !known {
             groups.push(AUTHENTICATED.into());
         }
-        Identity { user: self.user, uid: self.uid, groups, extra: self.extra }
+        Identity { user: self.user, uid: self.uid, groups, extra: self.extra, fence: None }
     }
 }
 

@@ -10,7 +10,7 @@ pub(crate) mod rbac;
 pub(crate) mod removed_node;
 pub(crate) mod reviews;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) use authorize::{Attributes, Authorizer, Decision};
 
@@ -36,6 +36,26 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// More that the authenticator knows.
     pub extra: BTreeMap<String, Vec<String>>,
+    /// For who writes only as long as they lead.
+    pub fence: Option<Arc<Fence>>,
+}
+
+/// What the writes of a leader depend on: an entry of the store that is written anew when somebody else takes over, in the
+/// transaction that takes the Lease. A leader that was asleep meanwhile changes nothing more, whatever it believes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    pub(crate) key: Arc<str>,
+    pub(crate) epoch: orlop_store::Revision,
+}
+
+impl Fence {
+    /// On a Lease with the annotation [`crate::FENCED`], in the term that began with the write of that resource version.
+    pub fn new(namespace: &str, lease: &str, began: u64) -> Self {
+        Self {
+            key: crate::hooks::leases::fence_key(namespace, lease).into(),
+            epoch: orlop_store::Revision(began),
+        }
+    }
 }
 
 impl Identity {
@@ -44,6 +64,12 @@ impl Identity {
         let mut groups: Vec<String> = groups.iter().map(|g| g.to_string()).collect();
         groups.push(AUTHENTICATED.to_string());
         Self { user: user.into(), groups, ..Self::default() }
+    }
+
+    /// The same, writing only as long as the fence stands.
+    #[must_use]
+    pub fn behind(self, fence: Option<Fence>) -> Self {
+        Self { fence: fence.map(Arc::new), ..self }
     }
 
     /// Somebody who did not say who they are.

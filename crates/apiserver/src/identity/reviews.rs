@@ -235,6 +235,7 @@ fn subject(spec: &Value) -> Identity {
         uid: text(spec, "/uid").into(),
         groups: strings(spec, "/groups"),
         extra: BTreeMap::new(),
+        fence: None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Brings transactions to the store and waits until the caches have them, so that whoever wrote reads what they wrote.
 
 use super::{Plan, Registry};
+use crate::Identity;
 use orlop_api::Status;
-use orlop_store::{Commit, Error, Revision};
+use orlop_store::{Commit, Condition, Error, Expect, Revision};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -37,8 +38,14 @@ impl Turns {
 }
 
 impl Registry {
-    /// Commits a plan.
-    pub(crate) async fn commit(&self, plan: Plan) -> Result<Outcome, Status> {
+    /// Commits a plan of `who`. Where they lead, only as long as they do: whoever took over wrote the fence anew.
+    pub(crate) async fn commit(&self, mut plan: Plan, who: &Identity) -> Result<Outcome, Status> {
+        if let Some(fence) = &who.fence {
+            let expect = Expect::Modified(fence.epoch);
+            // The first condition that fails is the one that is told.
+            plan.txn.conditions.insert(0, Condition { key: fence.key.clone(), expect });
+            plan.wanted.push((fence.key.clone(), Status::unavailable("another server leads now")));
+        }
         match self.store.commit(plan.txn).await.map_err(store_error)? {
             Commit::Done(revision) => {
                 self.caches.wait(revision).await;
@@ -66,6 +73,12 @@ pub(crate) fn store_error(error: Error) -> Status {
         Error::NoSpace => {
             let message = "no space left on the disk of the store: nothing was written";
             Status::new(507, "InsufficientStorage", message)
+        }
+        Error::Quota => Status::new(507, "InsufficientStorage", error.to_string()),
+        Error::TooLarge => Status::new(413, "RequestEntityTooLarge", error.to_string()),
+        Error::Unreachable { .. } => {
+            tracing::warn!(%error, "the store does not answer");
+            Status::timeout("the store did not answer: a change may or may not have happened")
         }
         Error::Closed => Status::unavailable("the server is shutting down"),
         other => {

@@ -71,7 +71,7 @@ impl Registry {
                 let own = Txn::create(key.as_str(), stored.clone());
                 plan.txn.conditions.splice(0..0, own.conditions);
                 plan.txn.ops.splice(0..0, own.ops);
-                if let Outcome::Done(revision) = self.commit(plan).await? {
+                if let Outcome::Done(revision) = self.commit(plan, &cx.who).await? {
                     return Ok(resource.body(&object, &stored, revision));
                 }
                 if resource.cache.get(&key).is_none() {

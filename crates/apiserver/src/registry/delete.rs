@@ -114,7 +114,7 @@ impl Registry {
                     let own = Txn::delete(key.as_str(), current.revision);
                     plan.txn.conditions.splice(0..0, own.conditions);
                     plan.txn.ops.splice(0..0, own.ops);
-                    if let Outcome::Done(revision) = self.commit(plan).await? {
+                    if let Outcome::Done(revision) = self.commit(plan, who).await? {
                         return Ok(Deleted::Gone(shown.deleted(revision).body()));
                     }
                 }
@@ -129,7 +129,7 @@ impl Registry {
                     let own = Txn::replace(key.as_str(), current.revision, stored.clone());
                     plan.txn.conditions.splice(0..0, own.conditions);
                     plan.txn.ops.splice(0..0, own.ops);
-                    if let Outcome::Done(revision) = self.commit(plan).await? {
+                    if let Outcome::Done(revision) = self.commit(plan, who).await? {
                         return Ok(Deleted::Marked(shown.deleted(revision).body()));
                     }
                 }

@@ -64,6 +64,16 @@ impl Registry {
         Err(status)
     }
 
+    /// Waits until the caches have all that anybody has written before now: where others write to the store too, that takes a
+    /// question to it. Those who ask at once share one.
+    pub(crate) async fn catch_up(&self) -> Result<(), Status> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let newest = self.newest.after_now(&*self.store).await.map_err(store_error)?;
+        self.wait_fresh(newest).await
+    }
+
     /// Lists objects, as the version shows them.
     pub(crate) async fn list(
         &self,
@@ -118,7 +128,10 @@ impl Registry {
                 self.list_at(resource, selection, limit, page).await
             }
             (version, _) => {
-                self.wait_fresh(Revision(version.unwrap_or(0))).await?;
+                match version {
+                    Some(version) => self.wait_fresh(Revision(version)).await?,
+                    None => self.catch_up().await?,
+                }
                 Ok(self.list_newest(resource, selection, limit, None))
             }
         }

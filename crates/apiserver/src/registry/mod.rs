@@ -8,6 +8,7 @@ pub(crate) mod delete;
 pub(crate) mod hooks;
 pub(crate) mod list;
 pub(crate) mod metadata;
+mod newest;
 pub(crate) mod patch;
 pub(crate) mod scale;
 pub(crate) mod schema;
@@ -137,6 +138,7 @@ pub(crate) struct Registry {
     pub random: Random,
     pub admission: admission::Chain,
     turns: commit::Turns,
+    newest: newest::Newest,
     served: ArcSwap<Served>,
 }
 
@@ -215,6 +217,7 @@ impl Registry {
             random,
             admission: admission::Chain::new(lost_nodes),
             turns: commit::Turns::default(),
+            newest: newest::Newest::default(),
             served,
         }
     }

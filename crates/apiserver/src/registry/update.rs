@@ -159,7 +159,7 @@ impl Registry {
                 plan.txn.conditions.splice(0..0, own.conditions);
                 plan.txn.ops.splice(0..0, own.ops);
             }
-            match self.commit(plan).await? {
+            match self.commit(plan, &cx.who).await? {
                 Outcome::Done(revision) => {
                     // What is gone is shown as it was asked for, in the version that was there last.
                     let revision = if removes { current.revision } else { revision };

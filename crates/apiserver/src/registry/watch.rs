@@ -85,13 +85,22 @@ impl Registry {
         let mut gone = None;
         let mut initial_revision = Revision(0);
         let (initial, cursor, start) = if initially {
-            self.wait_fresh(Revision(wanted)).await?;
+            match options.resource_version {
+                None => self.catch_up().await?,
+                Some(version) => self.wait_fresh(Revision(version)).await?,
+            }
             // Read before the snapshot: the snapshot shows at least this.
             let applied = self.caches.applied();
             let shown = cache.snapshot(&selection.prefix, None, 0, |o| selection.selects(o));
             initial_revision = applied.max(shown.changed);
             (shown.objects.into(), shown.cursor, Revision(0))
         } else if wanted == 0 {
+            self.catch_up().await?;
+            let shown = cache.snapshot(&selection.prefix, None, 1, |_| false);
+            (VecDeque::new(), shown.cursor, Revision(0))
+        } else if self.wait_fresh(Revision(wanted)).await.is_err() {
+            // It will not come: the state was moved or restored since. Who begins anew finds out what there is.
+            gone = Some(expired(wanted, self.caches.applied()));
             let shown = cache.snapshot(&selection.prefix, None, 1, |_| false);
             (VecDeque::new(), shown.cursor, Revision(0))
         } else {

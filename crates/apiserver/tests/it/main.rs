@@ -11,6 +11,7 @@ mod components;
 mod custom;
 mod devices;
 mod discovery;
+mod fences;
 mod flow_control;
 mod limits;
 mod mutating;

@@ -11,7 +11,7 @@ pub(crate) use restore::refuse_unfinished;
 pub(crate) use schedule::ScheduleArguments;
 pub(crate) use source::Source;
 
-use crate::{Error, layout::Layout, lock, membership::Membership};
+use crate::{Error, founding, layout::Layout, lock, membership::Membership};
 use clap::{Args, Subcommand};
 use new_file::NewFile;
 use orlop_store::{
@@ -127,6 +127,8 @@ async fn create(target: &Path, data_dir: &Path) -> Result<Contents, Error> {
     if !socket::receive(&layout, made.file()).await? {
         let _lock = lock::take(&layout.lock())?;
         refuse_unfinished(layout.root())?;
+        // Where the state is in etcd, only a server that runs can read it.
+        founding::may_be_alone(&layout)?;
         let store =
             Embedded::open(layout.store(), Options::default()).map_err(Error::at("opening the store"))?;
         let node = crate::address::host_name()?;

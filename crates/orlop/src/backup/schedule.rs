@@ -23,7 +23,7 @@ const RETRY: SignedDuration = SignedDuration::from_mins(1);
 #[derive(Args, Clone)]
 pub(crate) struct ScheduleArguments {
     /// Make a backup so often: `30m`, `6h` [default: never]
-    #[arg(long, value_name = "TIME", value_parser = interval)]
+    #[arg(long, value_name = "TIME", value_parser = interval, conflicts_with = "datastore_endpoint")]
     backup_interval: Option<SignedDuration>,
     /// Keep so many of these backups
     #[arg(long, default_value_t = 7, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]

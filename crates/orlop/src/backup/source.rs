@@ -25,7 +25,15 @@ impl Source {
     }
 
     /// A backup of now.
+    ///
+    /// # Errors
+    /// Where the state is in etcd, too: what is restored is a cluster of one server, whose node has the first range of addresses.
     pub(crate) async fn chunks(&self) -> Result<Chunks, Error> {
+        if self.store.is_shared() {
+            return Err(Error::Configuration(
+                "the cluster's state is in etcd: save that with `etcdctl snapshot save`, and keep tls/ of a server's data folder with it".into(),
+            ));
+        }
         let (revision, entries) =
             snapshot(&*self.store, PREFIX).await.map_err(Error::at("reading the cluster's state"))?;
         // The keys come after the state: one that was made meanwhile is one too many, never one too few.

@@ -238,6 +238,10 @@ impl Store for Etcd {
         self.shared.newest().await
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn size(&self) -> Result<u64, Error> {
         let status: StatusResponse = self.shared.link.ask(STATUS, StatusRequest {}).await?;
         Ok(u64::try_from(status.db_size).unwrap_or_default())
