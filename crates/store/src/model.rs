@@ -166,7 +166,7 @@ pub enum Error {
     /// The disk is full: nothing was written. Reads go on.
     #[error("no space left for the store's file")]
     NoSpace,
-    /// etcd's database has reached its quota: nothing was written. Reads go on.
+    /// etcd's database has reached its quota. The write that filled it may have happened, later ones have not. Reads go on.
     #[error(
         "etcd's database has reached its quota: compact and defragment it, then `etcdctl alarm disarm` (or give it more with --quota-backend-bytes)"
     )]
